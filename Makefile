@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# `make` builds, `sudo make demo` shows it at work, `make help` lists the rest.
+
+CLANG ?= clang
+LLVM_STRIP ?= llvm-strip
+
+# What is needed, each as Debian's package:what it brings. The one list; `make deps` installs it.
+BUILD := clang:clang llvm:llvm-strip libbpf-dev: linux-libc-dev: make:make
+RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
+	iputils-ping:ping ethtool:ethtool tcpdump:tcpdump
+TEST := bats:bats python3-scapy: python3-pytest:
+LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format
+
+packages = $(foreach item,$(1),$(firstword $(subst :, ,$(item))))
+commands = $(strip $(foreach item,$(1),$(word 2,$(subst :, ,$(item)))))
+PACKAGES := $(call packages,$(BUILD) $(RUN) $(TEST) $(LINT))
+HEADERS := linux/bpf.h asm/types.h bpf/bpf_helpers.h
+
+# Whatever asks a tool is set with `=`, so that it is asked when used: after `deps` has run.
+INSTALLED = $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package} ' $(PACKAGES) 2>/dev/null)
+MISSING = $(filter-out $(patsubst installed:%,%,$(INSTALLED)),$(PACKAGES))
+
+# -mcpu=v3 has the atomic and 32-bit instructions. asm/types.h is kept in a directory for each
+# machine, which clang does not search when it compiles for BPF. Unused parameters are let pass:
+# the kernel dictates those of programs and callbacks.
+ARCH_INCLUDE = /usr/include/$(shell uname -m)-linux-gnu
+COMPILE = $(CLANG) -g -O2 -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter \
+	-Werror -isystem $(ARCH_INCLUDE) $(if $(FLOWS),-DMAX_FLOWS=$(FLOWS)) $(CFLAGS)
+
+OBJECTS := xdp_lb.o netns/xdp_pass.o
+
+# Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: all deps demo test lint format clean help need-root FORCE
+
+all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
+
+# Old output is removed, not overwritten: after `sudo make` it belongs to root. The last step drops
+# DWARF, which nothing reads here, and keeps BTF.
+$(OBJECTS): %.o: %.c .flags
+	@$(call need,$(firstword $(CLANG)) $(LLVM_STRIP))
+	@$(call need_headers,$(HEADERS))
+	@rm -f $@ $*.d
+	$(COMPILE) -MMD -MP -c $< -o $@
+	$(LLVM_STRIP) -g $@
+
+# Changes only when the command line does, and so rebuilds all.
+.flags: FORCE
+	@echo "$(COMPILE)" | cmp -s - $@ || { rm -f $@; echo "$(COMPILE)" >$@; }
+
+-include $(OBJECTS:.o=.d)
+
+deps: ## install through apt what is missing to build, run, test and lint
+	@missing="$(MISSING)"; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "deps: no apt-get here, so see to these: $(call commands,$(BUILD) $(RUN)),"; \
+		echo "deps: headers of libbpf and Linux, scapy and pytest for /usr/bin/python3,"; \
+		echo "deps: and for tests and lint $(call commands,$(TEST) $(LINT))"; \
+		$(call need,$(call commands,$(BUILD) $(RUN))); \
+	elif [ -z "$$missing" ]; then \
+		echo "deps: all is there"; \
+	elif [ "$$(id -u)" -ne 0 ]; then \
+		echo "deps: missing: $$missing. To install: sudo make deps" >&2; exit 1; \
+	else \
+		echo "deps: installing $$missing"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q; \
+		apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 $$missing; \
+	fi
+
+demo: need-root deps all ## set up a lab of network namespaces and balance pings in it
+	netns/demo.sh
+
+test: need-root deps all ## run all tests; `sudo tests/run FILE...` runs some
+	@tests/run
+
+lint: ## check format, shell pitfalls, licence lines and the length of functions
+	@tests/lint.sh
+
+format: ## format the C and shell code
+	@tests/lint.sh --fix
+
+clean: ## remove what was built
+	rm -f $(OBJECTS) $(OBJECTS:.o=.d) .flags
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+
+need-root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "This needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+# $(call need,COMMAND...): fails for the first that is not there, and says how to get it.
+how_to_get = { echo "$$need is missing: install it, on Debian with \`sudo make deps\`" >&2; exit 1; }
+need = for need in $(1); do command -v "$$need" >/dev/null || $(how_to_get); done
+
+# $(call need_headers,HEADER...): the same for what the compiler should find.
+has_header = printf '\#if !__has_include(<%s>)\n\#error\n\#endif\n' "$$need" | \
+	$(COMPILE) -E -x c - >/dev/null 2>&1
+need_headers = for need in $(1); do $(has_header) || $(how_to_get); done
