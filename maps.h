@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Every map with its key and value: the contract between the kernel side, lb.sh and bpftool.
+ *
+ * lb.sh learns offsets, sizes and enumerators from this file's BTF, so nothing here is typed twice.
+ * Addresses are 16 octets in network order; an IPv4 address is stored as ::ffff:a.b.c.d (RFC 4291,
+ * section 2.5.5.2). What people read (services, backends) has its ports in host order; what packets
+ * are compared with (flows, targets) has them in network order, and says so by the type __be16.
+ */
+#ifndef MAPS_H
+#define MAPS_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_SERVICES 4096
+#define MAX_BACKENDS 65534 /* a ring slot names a backend in 16 bits; 0 means none */
+#define MAX_MEMBERS 4096 /* of one service */
+#define MAX_MEMBERSHIPS 262144 /* of all services together */
+#define RING_SIZE 65537 /* slots; a prime, as Maglev's method wants it */
+#define NAME_SIZE 32
+
+/* An LRU table is allocated whole: about 200 bytes for each entry. A connection takes two. */
+#ifndef MAX_FLOWS
+#define MAX_FLOWS 262144
+#endif
+
+struct addr {
+	__u8 octets[16];
+} __attribute__((aligned(8)));
+
+/*
+ * services: what is balanced. Written by lb.sh, read for every packet.
+ */
+enum service_mode {
+	MODE_NAT = 0, /* both addresses rewritten; replies come back through the balancer */
+};
+
+enum service_flags {
+	SERVICE_NO_ADDRESS = 1, /* the owner sees to it that the VIP is on the host */
+};
+
+struct service_key {
+	struct addr vip;
+	__u16 port; /* host order; 0 for icmp */
+	__u8 protocol; /* IPPROTO_*; echo over IPv6 is IPPROTO_ICMPV6 */
+	__u8 pad[5];
+};
+
+struct service {
+	__u32 id; /* 1 to MAX_SERVICES: index into rings and counters */
+	__u32 ring_size; /* slots */
+	enum service_mode mode;
+	enum service_flags flags;
+	__u32 vip_ifindex; /* the interface we added the VIP to, 0 if we did not */
+	char name[NAME_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SERVICES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct service_key);
+	__type(value, struct service);
+} services SEC(".maps");
+
+/*
+ * backends: who serves, found by address. Written and read by lb.sh alone; what the datapath needs
+ * of a backend is its target. (One array for both would make `bpftool map dump name backends`
+ * print 65,534 empty entries.)
+ */
+struct backend_key {
+	struct addr address;
+	__u16 port; /* host order; 0: the port the client asked for */
+	__u8 pad[6];
+};
+
+struct backend {
+	__u32 id; /* 1 to MAX_BACKENDS: index into targets, named by ring slots and flows */
+	__u32 neighbour_ifindex; /* where we marked the next hop's neighbour entry managed, or 0 */
+	struct addr neighbour; /* the next hop: the backend itself or a router */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_BACKENDS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct backend_key);
+	__type(value, struct backend);
+} backends SEC(".maps");
+
+/*
+ * members: which backends a service has. Written by lb.sh, read when a ring is filled.
+ */
+enum member_state {
+	MEMBER_ACTIVE = 0,
+	MEMBER_DRAINING = 1, /* gets no new flows and keeps the ones it has */
+};
+
+struct member_key {
+	__u32 service; /* id */
+	__u32 backend; /* id */
+};
+
+struct member {
+	__u32 weight; /* its share of the ring, in parts of the sum of all weights */
+	enum member_state state;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_MEMBERSHIPS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct member_key);
+	__type(value, struct member);
+} members SEC(".maps");
+
+/*
+ * rings: service id -> its slots. A flow's hash picks the slot, the slot names the backend.
+ * A slot is written in one store, so a packet sees the old slot or the new one, never half.
+ */
+struct ring_slot {
+	__u16 current; /* backend id for new flows; 0: none */
+	__u16 base; /* backend id from before the first change that is still in progress */
+	__u32 moving; /* 1 while flows begun on another backend than current may live */
+} __attribute__((aligned(8)));
+
+struct ring {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_INNER_MAP); /* rings may differ in size (Linux 5.10) */
+	__uint(max_entries, RING_SIZE);
+	__uint(key_size, sizeof(__u32)); /* clang leaves a nested __type() incomplete */
+	__uint(value_size, sizeof(struct ring_slot));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_SERVICES + 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__array(values, struct ring);
+} rings SEC(".maps");
+
+/*
+ * targets: backend id -> what a packet for this backend becomes. lb.sh writes the first three
+ * fields; the datapath looks up the next hop and keeps it here.
+ */
+struct target {
+	struct addr address; /* all zero: there is no such backend */
+	struct addr source; /* in mode nat, the balancer's address that the backend answers to */
+	__be16 port; /* 0: keep the port */
+	__u8 dst_mac[6]; /* the next hop */
+	__u8 src_mac[6]; /* the interface towards it */
+	__u8 pad[2];
+	__u32 ifindex; /* that interface; 0: the next hop is not resolved */
+	__u32 pad2;
+	__u64 checked; /* jiffies at the last look-up */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_BACKENDS + 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct target);
+} targets SEC(".maps");
+
+/*
+ * flows: a packet's addresses and ports as it arrives -> the finished rewrite. A connection in mode
+ * nat has two entries: FLOW_TO_BACKEND under the client's packets, FLOW_TO_CLIENT under the replies.
+ * An echo request has its identifier as source port and 0 as destination port, a reply the reverse.
+ */
+struct flow_key {
+	struct addr source;
+	struct addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+enum flow_direction {
+	FLOW_TO_BACKEND = 0, /* leaves through the backend's target */
+	FLOW_TO_CLIENT = 1, /* leaves through the next hop below */
+};
+
+struct flow {
+	struct addr source; /* what the packet's addresses and ports become */
+	struct addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u16 ip_delta; /* to add to the complement of the IPv4 header's checksum (RFC 1624) */
+	__u16 l4_delta; /* likewise for the ICMP checksum */
+	enum flow_direction direction;
+	__u32 service; /* id */
+	__u32 backend; /* id */
+	__u32 ifindex; /* FLOW_TO_CLIENT: where the client's packets come in */
+	__u8 dst_mac[6]; /* and from whom */
+	__u8 src_mac[6]; /* and at which of our addresses */
+	__u8 pad[4];
+	__u64 seen; /* jiffies, at most a second behind the last packet */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FLOWS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+/*
+ * counters: service id -> what became of its packets. Every packet that matched a service or a
+ * flow ends in exactly one of these. lb.sh prints the names as they are here, in lower case.
+ */
+enum reason {
+	REASON_FORWARDED = 0, /* sent to a backend */
+	REASON_RETURNED, /* a backend's reply, sent to the client */
+	REASON_NO_BACKEND, /* no active member: left to the host */
+	REASON_FRAGMENT, /* a fragment: left to the host, which reassembles */
+	REASON_TTL_EXPIRED, /* TTL or hop limit would reach 0: left to the host */
+	REASON_UNRESOLVED, /* no route or no neighbour towards the backend: dropped */
+	REASON_NO_PORT, /* every source port or identifier tried is in use: dropped */
+	REASON_NO_MEMORY, /* the kernel refused a flow entry: dropped */
+	REASON_COUNT,
+};
+
+struct traffic {
+	__u64 packets;
+	__u64 bytes; /* of whole frames, as they came in */
+};
+
+struct service_counters {
+	struct traffic by_reason[REASON_COUNT];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_SERVICES + 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct service_counters);
+} counters SEC(".maps");
+
+/* backend_counters: backend id -> its share of forwarded and returned, all services together. */
+struct backend_counters {
+	struct traffic forwarded;
+	struct traffic returned;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_BACKENDS + 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct backend_counters);
+} backend_counters SEC(".maps");
+
+/*
+ * events: a sample for each packet while somebody runs `lb.sh log`.
+ */
+struct sample {
+	struct flow_key packet; /* as it arrived */
+	struct addr to; /* where it goes, if it was sent */
+	enum reason reason;
+	__u8 icmp_type;
+	__u8 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u32);
+} events SEC(".maps");
+
+/*
+ * settings: one entry, written by `lb.sh up`. All zero (an object attached without lb.sh) is safe.
+ */
+struct settings {
+	__u64 seed[2]; /* key of the hash that picks the ring slot */
+	__u64 netns; /* inode of the network namespace this instance belongs to */
+	__u64 log_until; /* jiffies; packets are logged until then. `lb.sh log` renews it. */
+	__u32 hz; /* jiffies a second; 0: not known, so nothing is cached */
+	__u32 echo_timeout; /* seconds; an echo flow idle for longer may lose its identifier */
+	__u16 nat_port_first; /* host order, outside of the host's own ip_local_port_range */
+	__u16 nat_port_last;
+	__u8 lo_forwarding[2]; /* IPv4, IPv6: 1 if we switched forwarding on for lo */
+	__u8 pad[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+/*
+ * ring_request: the argument of the control program ring_fill, which `bpftool prog run` cannot pass.
+ */
+struct ring_request {
+	__u32 service; /* id */
+	__u32 ring_size;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct ring_request);
+} ring_request SEC(".maps");
+
+#endif
