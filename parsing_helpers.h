@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Headers in: each parse_*() checks that the header at the cursor is whole and sound, moves the
+ * cursor behind it and returns what comes next, or NOT_OURS. Nothing is ever written here.
+ *
+ * A number returned by parse_eth() is an ethertype in network order; one returned by the others is
+ * an IP protocol number.
+ */
+#ifndef PARSING_HELPERS_H
+#define PARSING_HELPERS_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_endian.h>
+
+#define NOT_OURS (-1) /* truncated, malformed, or of no interest: the host's stack decides */
+
+#define MAX_VLAN_TAGS 2 /* a customer tag within a service tag (IEEE 802.1ad) */
+#define MAX_IPV6_EXTENSIONS 8
+#define MAX_L3_OFFSET (ETH_HLEN + MAX_VLAN_TAGS * 4)
+#define MAX_L4_OFFSET (MAX_L3_OFFSET + 40 + MAX_IPV6_EXTENSIONS * 2048)
+#define MAX_IPV4_OPTION_WORDS 10 /* a header of 15 words, of which 5 are fixed */
+
+/* <linux/icmp.h> and its sister for IPv6 drag in the C library, which BPF does not have. */
+#define ICMP_ECHOREPLY 0 /* RFC 792 */
+#define ICMP_ECHO 8
+#define ICMPV6_ECHO_REQUEST 128 /* RFC 4443, section 4 */
+#define ICMPV6_ECHO_REPLY 129
+
+/* The word with the fragment offset, in host order (RFC 791, section 3.1; RFC 8200, 4.5). */
+#define IPV4_FLAG_RESERVED 0x8000
+#define IPV4_FLAG_MORE 0x2000
+#define IPV4_OFFSET_MASK 0x1fff
+#define IPV6_OFFSET_MASK 0xfff8
+#define IPV6_FLAG_MORE 0x0001
+
+struct vlan_header {
+	__be16 tag;
+	__be16 next; /* ethertype */
+};
+
+struct ipv6_fragment_header { /* RFC 8200, section 4.5 */
+	__u8 next;
+	__u8 reserved;
+	__be16 offset;
+	__be32 id;
+};
+
+struct ipv6_extension_header { /* the others, their first eight octets */
+	__u8 next;
+	__u8 length; /* in units of 8 octets, without the first 8 */
+	__u8 type;
+	__u8 segments_left; /* in a routing header */
+	__be32 data;
+};
+
+struct echo_header {
+	__u8 type;
+	__u8 code;
+	__sum16 checksum;
+	__be16 id;
+	__be16 sequence;
+};
+
+struct cursor {
+	void *pos;
+	void *end; /* of the frame */
+};
+
+static __always_inline struct cursor cursor_init(const struct xdp_md *ctx)
+{
+	return (struct cursor){
+		.pos = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+	};
+}
+
+/* What IPv4 and IPv6 have in common, filled by parse_ipv4() or parse_ipv6(). */
+struct ip_info {
+	__u32 payload; /* octets between the cursor and the end of the IP packet */
+	bool fragment; /* any part of a packet sent in several */
+	__u8 ttl; /* or hop limit */
+};
+
+/* The header at the cursor if all its octets are there, else NULL. */
+#define cursor_take(cursor, type) ((type *)cursor_take_octets(cursor, sizeof(type)))
+
+static __always_inline void *cursor_take_octets(struct cursor *cursor, __u32 octets)
+{
+	void *header = cursor->pos;
+
+	if (header + octets > cursor->end)
+		return NULL;
+	cursor->pos = header + octets;
+	return header;
+}
+
+static __always_inline bool is_vlan(__be16 ethertype)
+{
+	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
+}
+
+/* Ethernet and up to two VLAN tags. Frames to a group of hosts are not for balancing. */
+static __always_inline int parse_eth(struct cursor *cursor, struct ethhdr **eth)
+{
+	struct ethhdr *header = cursor_take(cursor, struct ethhdr);
+	__be16 next;
+
+	if (!header || header->h_dest[0] & 1)
+		return NOT_OURS;
+	next = header->h_proto;
+#pragma unroll
+	for (int tags = 0; tags < MAX_VLAN_TAGS && is_vlan(next); tags++) {
+		struct vlan_header *vlan = cursor_take(cursor, struct vlan_header);
+
+		if (!vlan)
+			return NOT_OURS;
+		next = vlan->next;
+	}
+	*eth = header;
+	return next;
+}
+
+/* Ones' complement sum of the header's 32-bit words (RFC 1071), not yet folded: 0xffff if sound. */
+static __always_inline __u64 ipv4_header_sum(const struct iphdr *ip, void *end)
+{
+	const __u32 *word = (const __u32 *)ip;
+	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+
+	if (ip->ihl == 5)
+		return sum;
+	for (int i = 0; i < MAX_IPV4_OPTION_WORDS; i++) {
+		if (i >= ip->ihl - 5 || (void *)(word + 6 + i) > end)
+			break;
+		sum += word[5 + i];
+	}
+	return sum;
+}
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* A host must drop a header that fails any of these (RFC 1122, section 3.2.1); ours will. */
+static __always_inline int parse_ipv4(struct cursor *cursor, struct iphdr **ip,
+				      struct ip_info *info)
+{
+	struct iphdr *header = cursor_take(cursor, struct iphdr);
+	__u32 length, header_length;
+	__u16 fragment;
+
+	if (!header || header->version != 4 || header->ihl < 5)
+		return NOT_OURS;
+	header_length = header->ihl * 4;
+	length = bpf_ntohs(header->tot_len);
+	if (length < header_length || (void *)header + length > cursor->end ||
+	    !cursor_take_octets(cursor, header_length - sizeof(*header)))
+		return NOT_OURS;
+	fragment = bpf_ntohs(header->frag_off);
+	if (fragment & IPV4_FLAG_RESERVED || fold(ipv4_header_sum(header, cursor->end)) != 0xffff)
+		return NOT_OURS;
+
+	info->payload = length - header_length;
+	info->fragment = fragment & (IPV4_FLAG_MORE | IPV4_OFFSET_MASK);
+	info->ttl = header->ttl;
+	*ip = header;
+	return header->protocol;
+}
+
+static __always_inline bool is_ipv6_extension(int type)
+{
+	return type == IPPROTO_HOPOPTS || type == IPPROTO_ROUTING || type == IPPROTO_FRAGMENT ||
+	       type == IPPROTO_DSTOPTS;
+}
+
+/* Where a walk over extension headers has come to. */
+struct ipv6_walk {
+	__u32 offset; /* of the next header, from the frame's first octet */
+	__u32 next; /* its type */
+	__u32 fragment; /* 1: it is part of a packet sent in several */
+};
+
+/* One step of the walk (RFC 8200, section 4). */
+static __always_inline bool ipv6_walk_step(struct cursor *cursor, struct ipv6_walk *walk)
+{
+	struct ipv6_fragment_header *fragment;
+	struct ipv6_extension_header *header;
+
+	if (walk->next == IPPROTO_FRAGMENT) {
+		fragment = cursor_take(cursor, struct ipv6_fragment_header);
+		if (!fragment)
+			return false;
+		/* Neither offset nor more to come: a whole packet all the same (RFC 6946). */
+		if (fragment->offset & bpf_htons(IPV6_OFFSET_MASK | IPV6_FLAG_MORE))
+			walk->fragment = 1;
+		walk->next = fragment->next;
+		return true;
+	}
+	header = cursor_take(cursor, struct ipv6_extension_header);
+	if (!header || !cursor_take_octets(cursor, header->length * 8))
+		return false;
+	/* Segments left: the destination is only a stop on the way. */
+	if (walk->next == IPPROTO_ROUTING && header->segments_left)
+		return false;
+	walk->next = header->next;
+	return true;
+}
+
+/*
+ * Walks to the transport header, or behind the header of a real fragment: what follows may be the
+ * middle of anything. Returns 0 or NOT_OURS. Not static, so that the verifier looks at it once, and
+ * not again for each way that leads here.
+ */
+__noinline int ipv6_walk_extensions(struct xdp_md *ctx, struct ipv6_walk *walk)
+{
+	struct cursor cursor = cursor_init(ctx);
+
+	if (!walk || walk->offset > MAX_L3_OFFSET + sizeof(struct ipv6hdr))
+		return NOT_OURS;
+	cursor.pos += walk->offset;
+	for (int i = 0; i < MAX_IPV6_EXTENSIONS; i++) {
+		if (!is_ipv6_extension(walk->next) || walk->fragment)
+			break;
+		if (!ipv6_walk_step(&cursor, walk))
+			return NOT_OURS;
+	}
+	walk->offset = cursor.pos - (void *)(long)ctx->data;
+	return 0;
+}
+
+static __always_inline int parse_ipv6(struct xdp_md *ctx, struct cursor *cursor,
+				      struct ipv6hdr **ip, struct ip_info *info)
+{
+	struct ipv6hdr *header = cursor_take(cursor, struct ipv6hdr);
+	void *start = (void *)(long)ctx->data, *payload = cursor->pos;
+	struct ipv6_walk walk;
+	__u32 length;
+
+	if (!header || header->version != 6)
+		return NOT_OURS;
+	length = bpf_ntohs(header->payload_len);
+	if (payload + length > cursor->end)
+		return NOT_OURS;
+
+	*ip = header;
+	info->ttl = header->hop_limit;
+	info->payload = length;
+	info->fragment = false;
+	if (!is_ipv6_extension(header->nexthdr))
+		return header->nexthdr;
+
+	walk = (struct ipv6_walk){ .offset = payload - start, .next = header->nexthdr };
+	if (ipv6_walk_extensions(ctx, &walk) || walk.offset > MAX_L4_OFFSET)
+		return NOT_OURS;
+	cursor->pos = start + walk.offset;
+	if (cursor->pos > payload + length)
+		return NOT_OURS;
+	info->payload = payload + length - cursor->pos;
+	info->fragment = walk.fragment;
+	return walk.next;
+}
+
+/* ICMP and ICMPv6 echo have the same form (RFC 792, page 14; RFC 4443, section 4). */
+static __always_inline struct echo_header *parse_echo(struct cursor *cursor,
+						      const struct ip_info *info)
+{
+	struct echo_header *echo = cursor_take(cursor, struct echo_header);
+
+	if (!echo || info->payload < sizeof(*echo) || echo->code != 0)
+		return NULL;
+	return echo;
+}
+
+#endif
