@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* How a packet of a service ends: counted under a reason, logged if somebody reads, and off. */
+#ifndef DATAPATH_VERDICT_H
+#define DATAPATH_VERDICT_H
+
+#include "packet.h"
+#include "settings.h"
+
+static __always_inline __u64 frame_length(const struct xdp_md *ctx)
+{
+	return ctx->data_end - ctx->data;
+}
+
+/* Per CPU, and an XDP program is not interrupted by another: a plain addition is enough. */
+static __always_inline void traffic_add(struct traffic *traffic, const struct xdp_md *ctx)
+{
+	traffic->packets++;
+	traffic->bytes += frame_length(ctx);
+}
+
+static __always_inline void count(const struct xdp_md *ctx, __u32 service, enum reason reason)
+{
+	struct service_counters *of = bpf_map_lookup_elem(&counters, &service);
+
+	if (of && reason < REASON_COUNT)
+		traffic_add(&of->by_reason[reason], ctx);
+}
+
+static __always_inline void count_backend(const struct xdp_md *ctx, __u32 backend,
+					  enum reason reason)
+{
+	struct backend_counters *of = bpf_map_lookup_elem(&backend_counters, &backend);
+
+	if (of)
+		traffic_add(reason == REASON_RETURNED ? &of->returned : &of->forwarded, ctx);
+}
+
+/* Without a reader the kernel refuses the sample, which is as well. A function, to be in the BTF. */
+static __noinline long log_sample(struct xdp_md *ctx, const struct sample *sample)
+{
+	return bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, (void *)sample,
+				     sizeof(*sample));
+}
+
+static __always_inline void log_packet(struct xdp_md *ctx, const struct packet *pkt,
+				       enum reason reason, const struct addr *to)
+{
+	struct sample sample = {
+		.packet = pkt->tuple,
+		.reason = reason,
+		.icmp_type = pkt->icmp_type,
+	};
+
+	if (to)
+		sample.to = *to;
+	log_sample(ctx, &sample);
+}
+
+/* Returns the XDP action that goes with the reason; for a packet that was not sent on. */
+static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
+				  const struct settings *conf, __u32 service, enum reason reason)
+{
+	count(ctx, service, reason);
+	if (conf->log_until > jiffies())
+		log_packet(ctx, pkt, reason, NULL);
+
+	switch (reason) {
+	case REASON_UNRESOLVED:
+	case REASON_NO_PORT:
+	case REASON_NO_MEMORY:
+		return XDP_DROP;
+	default:
+		return XDP_PASS;
+	}
+}
+
+/* For one that was rewritten as `flow` says and leaves by the interface `ifindex`. */
+static __always_inline int finish_sent(struct xdp_md *ctx, const struct packet *pkt,
+				       const struct settings *conf, const struct flow *flow,
+				       __u32 ifindex)
+{
+	enum reason reason = flow->direction == FLOW_TO_CLIENT ? REASON_RETURNED : REASON_FORWARDED;
+
+	count(ctx, flow->service, reason);
+	count_backend(ctx, flow->backend, reason);
+	if (conf->log_until > jiffies())
+		log_packet(ctx, pkt, reason, &flow->destination);
+
+	return ifindex == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(ifindex, 0);
+}
+
+#endif

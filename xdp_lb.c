@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * xdp_lb: the program on the interface, and the packet's way through it.
+ *
+ * The maps are in maps.h, each step of the way is in a header of datapath/ named after it, and the
+ * programs that lb.sh runs by `bpftool prog run` are in control/.
+ */
+#include "maps.h"
+#include "parsing_helpers.h"
+#include "datapath/nat.h"
+#include "datapath/packet.h"
+#include "datapath/service.h"
+#include "datapath/settings.h"
+#include "datapath/verdict.h"
+#include "control/clock.h"
+#include "control/ring.h"
+
+SEC("xdp")
+int xdp_lb(struct xdp_md *ctx)
+{
+	struct settings *conf = settings_get();
+	struct service *service;
+	struct packet pkt;
+
+	if (!conf || !packet_parse(ctx, &pkt))
+		return XDP_PASS;
+
+	service = service_find(&pkt);
+	if (!service)
+		return nat_return(ctx, &pkt, conf);
+	if (!pkt.echo)
+		return finish(ctx, &pkt, conf, service->id, REASON_FRAGMENT);
+	if (pkt.info.ttl <= 1)
+		return finish(ctx, &pkt, conf, service->id, REASON_TTL_EXPIRED);
+
+	return nat_forward(ctx, &pkt, service, conf);
+}
+
+char _license[] SEC("license") = "GPL";
