@@ -18,8 +18,7 @@
 #define MAX_BACKENDS 65534 /* a ring slot names a backend in 16 bits; 0 means none */
 #define MAX_MEMBERS 4096 /* of one service */
 #define MAX_MEMBERSHIPS 262144 /* of all services together */
-#define RING_SIZE 65537 /* slots; a prime, as Maglev's method wants it */
-#define NAME_SIZE 32
+#define NAME_SIZE 48
 
 /* An LRU table is allocated whole: about 200 bytes for each entry. A connection takes two. */
 #ifndef MAX_FLOWS
@@ -123,6 +122,10 @@ struct {
  * rings: service id -> its slots. A flow's hash picks the slot, the slot names the backend.
  * A slot is written in one store, so a packet sees the old slot or the new one, never half.
  */
+enum ring_size {
+	RING_SIZE = 65537, /* slots; a prime, as Maglev's method wants it */
+};
+
 struct ring_slot {
 	__u16 current; /* backend id for new flows; 0: none */
 	__u16 base; /* backend id from before the first change that is still in progress */
@@ -306,7 +309,7 @@ struct {
  */
 struct ring_request {
 	__u32 service; /* id */
-	__u32 ring_size;
+	enum ring_size ring_size; /* RING_SIZE, or what the service has */
 };
 
 struct {

@@ -60,10 +60,9 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 	return 0;
 }
 
-/* Gives the next slot to the backend. */
-static long ring_store(__u32 unused, const __u16 *backend)
+/* Stores the next slot. */
+static long ring_store(__u32 unused, const struct ring_slot *slot)
 {
-	struct ring_slot slot = { .current = *backend, .base = *backend };
 	struct ring_work *work = ring_work_get();
 	__u64 *stored;
 	__u32 service;
@@ -78,7 +77,7 @@ static long ring_store(__u32 unused, const __u16 *backend)
 	stored = bpf_map_lookup_elem(ring, &work->next);
 	if (!stored)
 		return 1;
-	*(volatile __u64 *)stored = *(__u64 *)&slot;
+	*(volatile __u64 *)stored = *(const __u64 *)slot;
 	work->next++;
 	return 0;
 }
@@ -87,15 +86,16 @@ static long ring_store(__u32 unused, const __u16 *backend)
 static long ring_deal(__u32 i, void *unused)
 {
 	struct ring_work *work = ring_work_get();
-	__u16 backend;
+	struct ring_slot slot = {};
 	__u32 end;
 
 	if (!work || i >= MAX_MEMBERS || !work->weights)
 		return 1;
-	backend = work->shares[i].backend;
+	slot.current = work->shares[i].backend;
+	slot.base = slot.current;
 	work->dealt += work->shares[i].weight;
 	end = work->dealt * work->ring_size / work->weights;
-	bpf_loop(end - work->next, ring_store, &backend, 0);
+	bpf_loop(end - work->next, ring_store, &slot, 0);
 	return 0;
 }
 
@@ -106,7 +106,7 @@ int ring_fill(void *unused)
 	struct ring_work *work = ring_work_get();
 	struct ring_request *request;
 	__u32 zero = 0, size;
-	__u16 none = 0;
+	struct ring_slot none = {};
 
 	request = bpf_map_lookup_elem(&ring_request, &zero);
 	if (!work || !request)
