@@ -1,0 +1,66 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# lb.sh: the command of the load balancer xdp_lb. It attaches xdp_lb.o and fills its pinned maps with
+# bpftool. The maps are the state: each command reads them, decides, and writes them; there is no file
+# and no daemon. Killed at any point it leaves a balancer that still forwards, and the same command
+# run again finishes the work.
+#
+# Exit status: 0 done, 1 failed, 2 not understood.
+
+set -euo pipefail
+export LC_ALL=C
+
+PROGRAM=lb.sh
+HERE=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+OBJECT=$HERE/xdp_lb.o
+
+for part in common namespace instance layout map state address device neighbour service backend \
+	status log help; do
+	# shellcheck source=/dev/null
+	source "$HERE/lib/$part.sh"
+done
+
+# The words before the command. Sets the globals below and ARGUMENTS.
+parse_options() {
+	VERBOSE='' JSON='' NETNS='' INSTANCE=${LB_INSTANCE:-}
+	while (($#)); do
+		case $1 in
+		-n | -i)
+			(($# >= 2)) || misuse "$1 needs a word after it: $1 $([[ $1 == -n ]] && echo NETNS || echo INSTANCE)"
+			if [[ $1 == -n ]]; then NETNS=$2; else INSTANCE=$2; fi
+			shift 2
+			;;
+		-v) VERBOSE=1 && shift ;;
+		-j) JSON=1 && shift ;;
+		-h | --help) ARGUMENTS=(help) && return ;;
+		-*) misuse "unknown option '$1': the options are -n NETNS, -i INSTANCE, -j and -v" ;;
+		*) break ;;
+		esac
+	done
+	ARGUMENTS=("$@")
+}
+
+main() {
+	parse_options "$@"
+	set -- "${ARGUMENTS[@]}"
+	(($#)) || set -- help
+	local verb=$1
+	shift
+	known_verb "$verb" || misuse "unknown command '$verb'$(nearest_verb "$verb"); see $PROGRAM help"
+	if [[ $verb == help ]]; then
+		verb_help "$@"
+		return
+	fi
+	require_root
+	require_tools
+	enter_namespaces "$verb" "$@"
+	instance_choose
+	case $verb in
+	status | log) ;; # they change nothing, and log lasts
+	*) lock ;;
+	esac
+	"verb_$verb" "$@"
+}
+
+main "$@"

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Addresses: from words to the 16 octets of struct addr, checked once, here.
+
+# The octets of an IPv4 address, IPv4-mapped. Fails for anything else.
+ipv4_octets() {
+	local -a parts
+	local part out='00 00 00 00 00 00 00 00 00 00 ff ff'
+	[[ $1 =~ ^[0-9]+(\.[0-9]+){3}$ ]] || return 1
+	IFS=. read -ra parts <<<"$1"
+	for part in "${parts[@]}"; do
+		# A leading 0 would be octal to some and decimal to others.
+		[[ $part =~ ^(0|[1-9][0-9]{0,2})$ ]] && ((part <= 255)) || return 1
+		out+=$(printf ' %02x' "$part")
+	done
+	echo "$out"
+}
+
+# The groups of half an IPv6 address, "2001:db8" as "2001 0db8"; the last may be an IPv4 address.
+ipv6_groups() {
+	local -a groups octets
+	local group out=
+	[[ -n $1 ]] || return 0
+	[[ $1 != :* && $1 != *: ]] || return 1
+	IFS=: read -ra groups <<<"$1"
+	for group in "${groups[@]}"; do
+		if [[ $group == *.* && $group == "${groups[-1]}" ]]; then
+			read -ra octets <<<"$(ipv4_octets "$group")"
+			((${#octets[@]} == 16)) || return 1
+			out+=" ${octets[12]}${octets[13]} ${octets[14]}${octets[15]}"
+		else
+			[[ $group =~ ^[0-9A-Fa-f]{1,4}$ ]] || return 1
+			out+=$(printf ' %04x' "0x$group")
+		fi
+	done
+	echo "$out"
+}
+
+# The octets of an IPv6 address (RFC 4291, section 2.2). Fails for anything else.
+ipv6_octets() {
+	local head tail group out=
+	local -a groups rest
+	[[ $1 == *:* && $1 != *::*::* && $1 != *:::* ]] || return 1
+	head=$(ipv6_groups "${1%%::*}") || return 1
+	read -ra groups <<<"$head"
+	if [[ $1 == *::* ]]; then
+		tail=$(ipv6_groups "${1#*::}") || return 1
+		read -ra rest <<<"$tail"
+		((${#groups[@]} + ${#rest[@]} < 8)) || return 1
+		while ((${#groups[@]} + ${#rest[@]} < 8)); do groups+=(0000); done
+		groups+=("${rest[@]}")
+	fi
+	((${#groups[@]} == 8)) || return 1
+	for group in "${groups[@]}"; do out+="${group:0:2} ${group:2:2} "; done
+	echo "${out% }"
+}
+
+# The octets of either.
+address_octets() {
+	ipv4_octets "$1" || ipv6_octets "$1"
+}
+
+# From octets in hex back to a word, in the canonical form (RFC 5952), as ip prints it too.
+octets_address() {
+	local -a octets
+	local text='' group i
+	read -ra octets <<<"$1"
+	if [[ $1 == '00 00 00 00 00 00 00 00 00 00 ff ff '* ]]; then
+		printf '%d.%d.%d.%d\n' "0x${octets[12]}" "0x${octets[13]}" "0x${octets[14]}" "0x${octets[15]}"
+		return
+	fi
+	for ((i = 0; i < 16; i += 2)); do
+		printf -v group ':%x' "0x${octets[i]}${octets[i + 1]}"
+		text+=$group
+	done
+	shorten_ipv6 "${text#:}"
+}
+
+# Puts :: for the longest run of zero groups, the first of several, if it is longer than one.
+shorten_ipv6() {
+	local text=:$1: run=:0:0:0:0:0:0:0:0:
+	while [[ $text != *"$run"* && $run != :0: ]]; do run=${run%0:}; done
+	[[ $run == :0: ]] || text=${text/"$run"/::}
+	[[ $text == ::* ]] || text=${text#:}
+	[[ $text == *:: ]] || text=${text%:}
+	echo "$text"
+}
+
+# Sets OCTETS, ADDRESS (in canonical form) and FAMILY (4 or 6) from a word.
+parse_address() {
+	OCTETS=$(address_octets "$1") ||
+		misuse "'$1' is not an address: 10.0.0.2 would be, or 2001:db8::2"
+	ADDRESS=$(octets_address "$OCTETS")
+	FAMILY=6
+	[[ $ADDRESS == *:* ]] || FAMILY=4
+	case $ADDRESS in
+	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | :: | ::1 | ff*:* | fe[89ab]?:*)
+		misuse "'$1' cannot be used: not the address of a host that others reach"
+		;;
+	esac
+}

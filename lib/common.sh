@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# What every part of lb.sh uses: messages, and the one way to change the system.
+
+VERBS=(up down service backend status log help)
+
+die() {
+	printf '%s: %s\n' "$PROGRAM" "$*" >&2
+	exit 1
+}
+
+misuse() {
+	printf '%s: %s\n' "$PROGRAM" "$*" >&2
+	exit 2
+}
+
+warn() {
+	printf '%s: %s\n' "$PROGRAM" "$*" >&2
+}
+
+# Runs a command that changes the system; -v shows it.
+run() {
+	[[ -z $VERBOSE ]] || printf '+ %s\n' "$*" >&2
+	"$@"
+}
+
+# run, for a command whose own words are of use only when it fails.
+run_quietly() {
+	local output
+	output=$(run "$@" 2>&1) && { [[ -z $VERBOSE ]] || grep '^+ ' <<<"$output" >&2 || true; } && return
+	printf '%s\n' "$output" >&2
+	return 1
+}
+
+require_root() {
+	((EUID == 0)) || die "this needs root: sudo $PROGRAM ..."
+}
+
+require_tools() {
+	local need
+	for need in ip:iproute2 bpftool:bpftool jq:jq nsenter:util-linux flock:util-linux setpriv:util-linux sysctl:procps; do
+		command -v "${need%%:*}" >/dev/null ||
+			die "${need%%:*} is missing: apt-get install ${need##*:}"
+	done
+}
+
+known_verb() {
+	local verb
+	for verb in "${VERBS[@]}"; do
+		[[ $1 != "$verb" ]] || return 0
+	done
+	return 1
+}
+
+# How many letters must be put in, left out or changed to make one word of the other.
+edit_distance() {
+	local a=$1 b=$2 i j best diagonal
+	local -a row
+	for ((j = 0; j <= ${#b}; j++)); do row[j]=$j; done
+	for ((i = 1; i <= ${#a}; i++)); do
+		diagonal=${row[0]} row[0]=$i
+		for ((j = 1; j <= ${#b}; j++)); do
+			best=$diagonal
+			[[ ${a:i-1:1} == "${b:j-1:1}" ]] || best=$((diagonal + 1))
+			((row[j] + 1 >= best)) || best=$((row[j] + 1))
+			((row[j - 1] + 1 >= best)) || best=$((row[j - 1] + 1))
+			diagonal=${row[j]} row[j]=$best
+		done
+	done
+	echo "${row[${#b}]}"
+}
+
+# ", did you mean ...?" if some command is near.
+nearest_verb() {
+	local verb distance best=3 nearest=
+	for verb in "${VERBS[@]}"; do
+		[[ $verb != "$1"* && $1 != "$verb"* ]] || { nearest=$verb && break; }
+		distance=$(edit_distance "$1" "$verb")
+		((distance >= best)) || { best=$distance && nearest=$verb; }
+	done
+	[[ -z $nearest ]] || echo ", did you mean '$nearest'?"
+}
+
+# What a service or instance may be called: it becomes a word of commands; and an instance a file in a
+# BPF filesystem, which takes no dots.
+require_name() {
+	local dot=.
+	[[ $1 != instance ]] || dot=
+	[[ $2 =~ ^[A-Za-z0-9_][A-Za-z0-9_:$dot-]{0,46}$ ]] ||
+		misuse "'$2' is no name for a $1: up to 47 letters, digits, and any of _:$dot- make one"
+}

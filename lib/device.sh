@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Interfaces, and the program on them.
+
+# The id of the XDP program on the interface, or nothing.
+device_program() {
+	ip -j -d link show dev "$1" | jq -r '.[0].xdp.prog.id // empty'
+}
+
+# A program is ours if it uses our maps.
+program_is_ours() {
+	local services
+	[[ -e $MAPS/services ]] || return 1
+	services=$(bpftool -j map show pinned "$MAPS/services" | jq .id)
+	bpftool -j prog show id "$1" | jq -e --argjson services "$services" \
+		'.map_ids // [] | index($services)' >/dev/null
+}
+
+# "NAME MODE" of each interface that has our program; MODE is native or generic.
+devices_attached() {
+	local name mode id
+	while read -r name mode id; do
+		! program_is_ours "$id" || echo "$name $mode"
+	done < <(ip -j -d link show |
+		jq -r '.[] | select(.xdp.prog) | "\(.ifname) \(if .xdp.mode == 2 then "generic" else "native" end) \(.xdp.prog.id)"')
+}
+
+# Stops unless the interface is there and free, or ours already.
+device_require() {
+	local id
+	ip link show dev "$1" &>/dev/null ||
+		die "no device '$1' here; there are: $(ip -j link show | jq -r 'map(.ifname) | join(" ")')"
+	id=$(device_program "$1")
+	[[ -z $id ]] || program_is_ours "$id" ||
+		die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp off"
+}
+
+program_name() {
+	bpftool -j prog show id "$1" | jq -r '"\(.name // "without name") (id \(.id))"'
+}
+
+device_attach() {
+	[[ -z $(device_program "$1") ]] || return 0
+	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program xdp_lb ||
+		die "the program cannot be attached to '$1'; what the kernel said is above"
+	ATTACHED+=("$1")
+}
+
+device_detach() {
+	run ip link set dev "$1" xdp off
+}
+
+verb_up() {
+	local word mode=xdp fresh=
+	local -a devices=()
+	for word; do
+		if [[ $word == generic ]]; then mode=xdpgeneric; else devices+=("$word"); fi
+	done
+	((${#devices[@]})) || misuse "up needs a device: $PROGRAM up veth6"
+	for word in "${devices[@]}"; do device_require "$word"; done
+	state_read
+	if instance_exists && ! instance_is_orphan; then
+		instance_require_netns
+	else
+		fresh=1
+	fi
+
+	ATTACHED=()
+	trap 'up_undo "$fresh"' EXIT
+	instance_create
+	for word in "${devices[@]}"; do device_attach "$word" "$mode"; done
+	service_make_ping "${devices[@]}"
+	trap - EXIT
+}
+
+# A failed `up` leaves what was there before it.
+up_undo() {
+	local device
+	set +e
+	if [[ -n $1 ]]; then
+		instance_destroy
+	else
+		for device in "${ATTACHED[@]}"; do device_detach "$device"; done
+	fi
+}
+
+verb_down() {
+	local device
+	local -a names
+	state_read
+	if instance_exists && ! instance_is_orphan; then
+		instance_require
+	elif (($# == 0)); then
+		instance_remove_pins
+		return
+	fi
+	for device; do
+		device_require "$device"
+	done
+	mapfile -t names < <(devices_attached | cut -d' ' -f1)
+	for device in "${names[@]}"; do
+		[[ $# -gt 0 && " $* " != *" $device "* ]] || device_detach "$device"
+	done
+	(($#)) || instance_destroy
+}
+
+# Undoes first what the maps remember, and removes the maps last: so it can be killed and run again.
+instance_destroy() {
+	local device
+	while read -r device _; do device_detach "$device"; done < <(devices_attached)
+	state_read
+	vip_remove_all
+	neighbour_release_all
+	forwarding_off
+	instance_remove_pins
+}

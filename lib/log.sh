@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Packets as they are balanced.
+
+verb_log() {
+	local count='' output
+	if (($#)); then
+		[[ $1 == count ]] || misuse "'$1' is not understood after log: count N would be"
+		[[ $# == 2 && $2 =~ ^[1-9][0-9]{0,8}$ ]] || misuse "log count needs a number: $PROGRAM log count 10"
+		count=$2
+	fi
+	instance_require
+	log_renew
+	log_renew_forever &
+	LOG_PIDS=($!)
+	# stdbuf: bpftool would hold its output back in a pipe. setpriv: if we are killed, it ends too.
+	exec {output}< <(exec setpriv --pdeathsig KILL stdbuf -o0 bpftool map event_pipe pinned "$MAPS/events" 2>/dev/null)
+	LOG_PIDS+=($!)
+	trap 'kill "${LOG_PIDS[@]}" 2>/dev/null' EXIT
+	trap 'exit 0' INT TERM
+	log_lines "$count" <&"$output" &
+	LOG_PIDS+=($!)
+	wait $!
+}
+
+# The datapath logs for a few seconds after each of these, so nothing stays switched on behind us.
+log_renew() {
+	VERBOSE='' control_run log_renew
+}
+
+log_renew_forever() {
+	while sleep 2 && kill -0 $$; do log_renew; done 2>/dev/null
+}
+
+log_lines() {
+	local format=text
+	[[ -z $JSON ]] || format=json
+	jq -Rnr --unbuffered -L "$HERE/lib" --arg count "$1" --arg format "$format" \
+		--argjson layout "$(log_layout)" --argjson reasons "$(reasons_json)" -f "$HERE/lib/log.jq"
+}
+
+# Where the fields of struct sample and struct flow_key are, as {"sample.to": [40, 16], ...}, and the
+# size of a sample as {"sample": [64]}.
+log_layout() {
+	local name offset size _
+	for name in "${!LAYOUT[@]}"; do
+		[[ $name == sample || $name == sample.* || $name == flow_key.* ]] || continue
+		read -r offset size _ <<<"${LAYOUT[$name]}"
+		echo "\"$name\": [$offset${size:+, $size}]"
+	done | paste -sd, | sed 's/.*/{&}/'
+}

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Getting to where the network namespace is the right one and /sys/fs/bpf outlives the command.
+
+BPFFS=/sys/fs/bpf
+
+is_bpffs() {
+	[[ $(stat -f -c %T "$1" 2>/dev/null) == bpf_fs ]]
+}
+
+# Begins again, with the same words, in other namespaces of nsenter's naming.
+reexec() {
+	local -a words=(-i "$INSTANCE")
+	[[ -n $INSTANCE ]] || words=()
+	[[ -z $VERBOSE ]] || words+=(-v)
+	[[ -z $JSON ]] || words+=(-j)
+	# nsenter cannot keep the working directory across mount namespaces, hence the cd.
+	# shellcheck disable=SC2016
+	exec nsenter "${ENTER[@]}" /bin/bash -c 'cd "$0" 2>/dev/null; exec "$@"' \
+		"$PWD" "$HERE/lb.sh" "${words[@]}" "$@"
+}
+
+# `ip netns exec` gives the command a /sys of its own, without bpffs; what is pinned there vanishes
+# with the command. The nearest ancestor with another mount namespace is outside of that.
+outer_mount_namespace() {
+	local own pid=$$ theirs
+	own=$(readlink /proc/self/ns/mnt)
+	while pid=$(ps -o ppid= -p "$pid") && pid=${pid// /} && ((pid > 0)); do
+		theirs=$(readlink "/proc/$pid/ns/mnt") || continue
+		[[ $theirs == "$own" ]] || {
+			echo "/proc/$pid/ns/mnt"
+			return
+		}
+	done
+}
+
+enter_namespaces() {
+	local outer
+	if [[ -n $NETNS ]]; then
+		[[ -e /run/netns/$NETNS ]] ||
+			die "no network namespace '$NETNS'; there are: $(ip netns list | awk '{printf "%s ", $1}')"
+		ENTER=(--net="/run/netns/$NETNS")
+		reexec "$@"
+	fi
+	is_bpffs "$BPFFS" && return
+	if [[ -z ${LB_OUTSIDE:-} ]]; then
+		export LB_OUTSIDE=1 # look once only: further out may be further in
+		outer=$(outer_mount_namespace 2>/dev/null) || true
+		ENTER=(--mount="$outer")
+		[[ -z $outer ]] || reexec "$@"
+	fi
+	run mount -t bpf bpf "$BPFFS" ||
+		die "no BPF filesystem on $BPFFS, and it cannot be mounted: mount -t bpf bpf $BPFFS"
+}
+
+# Is this network namespace still alive, going by its inode?
+netns_exists() {
+	local inodes
+	inodes=$(stat -Lc %i /run/netns/* /proc/[0-9]*/ns/net 2>/dev/null) || true
+	grep -qx "$1" <<<"$inodes"
+}
+
+netns_inode() {
+	stat -Lc %i /proc/self/ns/net
+}
+
+# Its name, or nothing if it has none.
+netns_name() {
+	ip netns identify $$ 2>/dev/null | head -n 1
+}

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The maps' content, read once by each command.
+
+# Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
+# settings.lo_forwarding. Of services, by name: id, VIP and so on, and SERVICES, their names in the order
+# of their ids. Of backends, by address. Of memberships, by "service-id,backend-id": weight and state.
+declare -A SERVICE_ID SERVICE_VIP SERVICE_FAMILY SERVICE_RING_SIZE SERVICE_VIP_IFINDEX
+declare -A BACKEND_ID BACKEND_FAMILY BACKEND_NEIGHBOUR_IFINDEX BACKEND_NEIGHBOUR
+declare -A MEMBER_WEIGHT MEMBER_STATE
+declare -a SERVICES BACKENDS STATE_FORWARDING
+
+state_json() {
+	state_dump | jq -sc -L "$HERE/lib" 'include "state"; state'
+}
+
+state_dump() {
+	map_dump settings && map_dump services && map_dump backends && map_dump members
+}
+
+state_read() {
+	local kind name a b c d e
+	SERVICES=() BACKENDS=()
+	while read -r kind name a b c d e; do
+		case $kind in
+		settings) STATE_NETNS=$name STATE_FORWARDING=("$a" "$b") ;;
+		service)
+			SERVICES+=("$name")
+			SERVICE_ID[$name]=$a SERVICE_VIP[$name]=$b SERVICE_FAMILY[$name]=$c
+			SERVICE_RING_SIZE[$name]=$d SERVICE_VIP_IFINDEX[$name]=$e
+			;;
+		backend)
+			BACKENDS+=("$name")
+			BACKEND_ID[$name]=$a BACKEND_FAMILY[$name]=$b
+			BACKEND_NEIGHBOUR_IFINDEX[$name]=$c BACKEND_NEIGHBOUR[$name]=$d
+			;;
+		member) MEMBER_WEIGHT[$name]=$a MEMBER_STATE[$name]=$b ;;
+		esac
+	done < <(state_dump | jq -sr -L "$HERE/lib" 'include "state"; state | lines')
+}
+
+# The lowest of 1 to MOST that is not among the other words.
+free_id() {
+	local most=$1 id
+	shift
+	for ((id = 1; id <= most; id++)); do
+		[[ " $* " == *" $id "* ]] || { echo "$id" && return; }
+	done
+	return 1
+}
+
+map_max_entries() {
+	bpftool -j map show pinned "$MAPS/$1" | jq .max_entries
+}

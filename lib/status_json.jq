@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Puts together what `lb.sh -j status` prints.
+
+# The sum over all CPUs, of structs of numbers.
+def total: reduce .[] as $one ({ packets: 0, bytes: 0 };
+	{ packets: (.packets + $one.packets), bytes: (.bytes + $one.bytes) });
+
+def of($id): .[] | select(.key == $id) | .values | map(.value);
+
+def service_traffic($id): ($counters | of($id)) as $cpus
+	| [range($reasons | length) as $i
+	   | { key: $reasons[$i], value: ($cpus | map(.by_reason[$i]) | total) }] | from_entries;
+
+def backend_traffic($id): ($backend_counters | of($id)) as $cpus
+	| { forwarded: ($cpus | map(.forwarded) | total), returned: ($cpus | map(.returned) | total) };
+
+# The kernel's neighbour entry of the next hop. It has a MAC address as long as it is any good.
+def nexthop: . as $backend
+	| first(($links[] | select(.ifindex == $backend.neighbour_ifindex) | .ifname), null) as $device
+	| { address: .neighbour, device: $device,
+	    mac: (first($neighbours[] | select(.dst == $backend.neighbour and .dev == $device) | .lladdr) // null) };
+
+def members($service): $state.members[] | select(.service == $service) | . as $member
+	| { address: ($state.backends[] | select(.id == $member.backend) | .address), state, weight };
+
+{ instance: $instance, netns: $netns, devices: $devices,
+  services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
+	address_added: (.vip_ifindex > 0), traffic: service_traffic(.id), backends: [members(.id)] })),
+  backends: ($state.backends | map({ id, address, nexthop: nexthop, traffic: backend_traffic(.id) })) }
