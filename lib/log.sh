@@ -27,8 +27,11 @@ log_renew() {
 	VERBOSE='' control_run log_renew
 }
 
+# Ends with the command, also when that is killed. A read that times out is a sleep without a process.
 log_renew_forever() {
-	while sleep 2 && kill -0 $$; do log_renew; done 2>/dev/null
+	local nap
+	exec {nap}<> <(:)
+	while read -rt 2 -u "$nap" || kill -0 $$ 2>/dev/null; do log_renew; done
 }
 
 log_lines() {
