@@ -221,8 +221,12 @@ checksums_in_software() { # NS DEV
 
 # Frames that XDP sends out of one end of a veth pair are lost unless the other
 # end runs a native XDP program too; xdpdrv refuses where generic XDP would not help.
+# ip makes directories in the BPF filesystem, so it gets one of its own.
 add_pass_program() { # NS DEV
-	inside "$1" ip link set dev "$2" xdpdrv obj "$HERE/xdp_pass.o" program xdp_pass
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	inside "$1" unshare --mount -- sh -c \
+		'mount -t bpf bpf /sys/fs/bpf && ip link set dev "$0" xdpdrv obj "$1" program xdp_pass' \
+		"$2" "$HERE/xdp_pass.o"
 }
 
 build_pass_program() {
