@@ -104,13 +104,16 @@ static __always_inline bool is_vlan(__be16 ethertype)
 	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
 }
 
-/* Ethernet and up to two VLAN tags. Frames to a group of hosts are not for balancing. */
+/*
+ * Ethernet and up to two VLAN tags. Frames to a group of hosts are not for balancing, and those from
+ * one are forged.
+ */
 static __always_inline int parse_eth(struct cursor *cursor, struct ethhdr **eth)
 {
 	struct ethhdr *header = cursor_take(cursor, struct ethhdr);
 	__be16 next;
 
-	if (!header || header->h_dest[0] & 1)
+	if (!header || (header->h_dest[0] | header->h_source[0]) & 1)
 		return NOT_OURS;
 	next = header->h_proto;
 #pragma unroll

@@ -118,7 +118,7 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 		return -EEXIST; /* just gone; the next port is as good */
 	if (!nat_same_client(old, &reply->flow)) {
 		seen = old->seen;
-		if (!has_passed(conf, seen, conf->echo_timeout))
+		if (!has_surely_passed(conf, seen, conf->echo_timeout))
 			return -EEXIST;
 		/* Two CPUs may find the same dead entry: one of them takes it over. */
 		if (!__sync_bool_compare_and_swap(&old->seen, seen, reply->flow.seen))

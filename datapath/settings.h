@@ -19,10 +19,20 @@ static __always_inline struct settings *settings_get(void)
 	return bpf_map_lookup_elem(&settings, &zero);
 }
 
-/* Has `seconds` passed since `then`? Always, while the length of a second is not known. */
+/*
+ * Have `seconds` passed since `then`? Another CPU may have written `then` a tick after we looked at
+ * the clock, so the difference has a sign.
+ */
 static __always_inline bool has_passed(const struct settings *conf, __u64 then, __u32 seconds)
 {
-	return jiffies() - then >= (__u64)seconds * conf->hz;
+	return (__s64)(jiffies() - then) >= (__s64)seconds * conf->hz;
+}
+
+/* Likewise, for what must not happen too early: while the length of a second is not known, never. */
+static __always_inline bool has_surely_passed(const struct settings *conf, __u64 then,
+					      __u32 seconds)
+{
+	return conf->hz && has_passed(conf, then, seconds);
 }
 
 #endif
