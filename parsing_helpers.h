@@ -99,6 +99,12 @@ static __always_inline void *cursor_take_octets(struct cursor *cursor, __u32 oct
 	return header;
 }
 
+/* Octets from the cursor to the end of the frame. */
+static __always_inline __u32 cursor_left(const struct cursor *cursor)
+{
+	return cursor->end - cursor->pos;
+}
+
 static __always_inline bool is_vlan(__be16 ethertype)
 {
 	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
@@ -157,15 +163,15 @@ static __always_inline __u16 fold(__u64 sum)
 static __always_inline int parse_ipv4(struct cursor *cursor, struct iphdr **ip,
 				      struct ip_info *info)
 {
+	__u32 left = cursor_left(cursor), length, header_length;
 	struct iphdr *header = cursor_take(cursor, struct iphdr);
-	__u32 length, header_length;
 	__u16 fragment;
 
 	if (!header || header->version != 4 || header->ihl < 5)
 		return NOT_OURS;
 	header_length = header->ihl * 4;
 	length = bpf_ntohs(header->tot_len);
-	if (length < header_length || (void *)header + length > cursor->end ||
+	if (length < header_length || length > left ||
 	    !cursor_take_octets(cursor, header_length - sizeof(*header)))
 		return NOT_OURS;
 	fragment = bpf_ntohs(header->frag_off);
@@ -246,12 +252,12 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct cursor *cursor,
 	struct ipv6hdr *header = cursor_take(cursor, struct ipv6hdr);
 	void *start = (void *)(long)ctx->data, *payload = cursor->pos;
 	struct ipv6_walk walk;
-	__u32 length;
+	__u32 length, walked;
 
 	if (!header || header->version != 6)
 		return NOT_OURS;
 	length = bpf_ntohs(header->payload_len);
-	if (payload + length > cursor->end)
+	if (length > cursor_left(cursor))
 		return NOT_OURS;
 
 	*ip = header;
@@ -265,9 +271,10 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct cursor *cursor,
 	if (ipv6_walk_extensions(ctx, &walk) || walk.offset > MAX_L4_OFFSET)
 		return NOT_OURS;
 	cursor->pos = start + walk.offset;
-	if (cursor->pos > payload + length)
+	walked = cursor->pos - payload;
+	if (walked > length)
 		return NOT_OURS;
-	info->payload = payload + length - cursor->pos;
+	info->payload = length - walked;
 	info->fragment = walk.fragment;
 	return walk.next;
 }

@@ -33,6 +33,8 @@ struct nat_request {
 struct nat_reply {
 	struct flow_key key;
 	struct flow flow;
+	__u32 first_try; /* source port, counted from nat_port_first */
+	long err; /* what came of the tries: 0, -EEXIST when all are taken, or what the kernel said */
 };
 
 static __always_inline bool is_nat_port(const struct settings *conf, __be16 port)
@@ -127,27 +129,23 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 	return bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_ANY);
 }
 
-/* Claims the first free source port from `hint` on. Returns what nat_claim() does. */
-static __always_inline long nat_claim_any(struct nat_reply *reply, const struct settings *conf,
-					  __u32 hint)
+/* A try at the i-th source port from the first one on: bpf_loop() goes on while this returns 0. */
+static long nat_try(__u32 i, struct nat_reply *reply)
 {
-	__u32 count = conf->nat_port_last - conf->nat_port_first + 1;
-	long err = -EEXIST;
+	struct settings *conf = settings_get();
+	__u32 count;
 
-	if (!conf->nat_port_first)
-		return -EEXIST;
-	for (__u32 i = 0; i < NAT_TRIES && err == -EEXIST; i++) {
-		__u16 port = conf->nat_port_first + (hint + i) % count;
-
-		reply->key.destination_port = bpf_htons(port);
-		err = nat_claim(reply, conf);
-	}
-	return err;
+	if (!conf || !conf->nat_port_first)
+		return 1;
+	count = conf->nat_port_last - conf->nat_port_first + 1;
+	reply->key.destination_port =
+		bpf_htons(conf->nat_port_first + (reply->first_try + i) % count);
+	reply->err = nat_claim(reply, conf);
+	return reply->err != -EEXIST;
 }
 
 /*
- * Begins a flow, or confirms one: once a second both sides are entered anew, so that both stay
- * young while either direction is in use, and follow a client whose MAC address changes.
+ * Chooses the backend and the source port, enters the reply's side and fills in the client's.
  *
  * The first port tried is the one the flow has, or follows from the flow's hash: so two CPUs that
  * see a flow's first packets at once, or a flow one side of which was evicted from the table, come
@@ -159,7 +157,6 @@ __noinline int nat_begin(struct nat_request *request, struct flow *flow)
 	struct nat_reply reply;
 	struct target *target;
 	__u64 hash;
-	long err;
 
 	if (!conf || !request || !flow)
 		return REASON_NO_MEMORY;
@@ -174,13 +171,14 @@ __noinline int nat_begin(struct nat_request *request, struct flow *flow)
 
 	nat_init_flow(flow, request, target);
 	nat_init_reply(&reply, request, flow);
-	err = nat_claim_any(&reply, conf, hash);
-	if (err)
-		return err == -EEXIST ? REASON_NO_PORT : REASON_NO_MEMORY;
+	reply.first_try = hash;
+	reply.err = -EEXIST;
+	/* Not a loop of our own: Linux 6.1 refuses the order in which clang 14 lays out this one. */
+	bpf_loop(NAT_TRIES, nat_try, &reply, 0);
+	if (reply.err)
+		return reply.err == -EEXIST ? REASON_NO_PORT : REASON_NO_MEMORY;
 	flow->source_port = reply.key.destination_port;
 	nat_set_deltas(flow, &request->client);
-	if (bpf_map_update_elem(&flows, &request->client, flow, BPF_ANY))
-		return REASON_NO_MEMORY;
 	return REASON_FORWARDED;
 }
 
@@ -190,6 +188,10 @@ static __always_inline bool nat_is_alive(const struct flow *flow, const struct t
 	return target && addr_equal(&flow->destination, &target->address);
 }
 
+/*
+ * Begins a flow, or confirms one: once a second both sides are entered anew, so that both stay
+ * young while either direction is in use, and follow a client whose MAC address changes.
+ */
 static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 							const struct packet *pkt,
 							const struct service *service,
@@ -203,10 +205,14 @@ static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 		.port = old ? old->source_port : 0,
 		.ifindex = ctx->ingress_ifindex,
 	};
+	enum reason reason;
 
 	mac_copy(request.dst_mac, pkt->eth->h_source);
 	mac_copy(request.src_mac, pkt->eth->h_dest);
-	return nat_begin(&request, flow);
+	reason = nat_begin(&request, flow);
+	if (reason == REASON_FORWARDED && bpf_map_update_elem(&flows, &pkt->tuple, flow, BPF_ANY))
+		return REASON_NO_MEMORY;
+	return reason;
 }
 
 static __always_inline void nat_rewrite_ip(const struct xdp_md *ctx, struct packet *pkt,
