@@ -227,9 +227,9 @@ static __always_inline bool ipv6_walk_step(struct cursor *cursor, struct ipv6_wa
 /*
  * Walks to the transport header, or behind the header of a real fragment: what follows may be the
  * middle of anything. Returns 0 or NOT_OURS. Not static, so that the verifier looks at it once, and
- * not again for each way that leads here.
+ * not again for each way that leads here; weak, so that clang takes nothing for granted about it.
  */
-__noinline int ipv6_walk_extensions(struct xdp_md *ctx, struct ipv6_walk *walk)
+__weak __noinline int ipv6_walk_extensions(struct xdp_md *ctx, struct ipv6_walk *walk)
 {
 	struct cursor cursor = cursor_init(ctx);
 

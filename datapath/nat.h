@@ -149,9 +149,10 @@ static long nat_try(__u32 i, struct nat_reply *reply)
  *
  * The first port tried is the one the flow has, or follows from the flow's hash: so two CPUs that
  * see a flow's first packets at once, or a flow one side of which was evicted from the table, come
- * to the same entry again. Not static, so that the verifier looks at it once.
+ * to the same entry again. Not static, so that the verifier looks at it once; weak, so that clang does
+ * not conclude from its body what the verifier, looking at the call, cannot know.
  */
-__noinline int nat_begin(struct nat_request *request, struct flow *flow)
+__weak __noinline int nat_begin(struct nat_request *request, struct flow *flow)
 {
 	struct settings *conf = settings_get();
 	struct nat_reply reply;
