@@ -241,6 +241,8 @@ __weak __noinline int ipv6_walk_extensions(struct xdp_md *ctx, struct ipv6_walk 
 			break;
 		if (!ipv6_walk_step(&cursor, walk))
 			return NOT_OURS;
+		if (walk->next == IPPROTO_HOPOPTS) /* stands first or not at all */
+			return NOT_OURS;
 	}
 	walk->offset = cursor.pos - (void *)(long)ctx->data;
 	return 0;

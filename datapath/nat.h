@@ -95,6 +95,14 @@ static __always_inline void nat_init_reply(struct nat_reply *reply,
 	mac_copy(flow->src_mac, request->src_mac);
 }
 
+/* A backend may have been deleted from this service, and serve others still. */
+static __always_inline bool nat_is_member(const struct nat_request *request)
+{
+	struct member_key key = { .service = request->service, .backend = request->backend };
+
+	return bpf_map_lookup_elem(&members, &key);
+}
+
 static __always_inline bool nat_same_client(const struct flow *a, const struct flow *b)
 {
 	return a->destination_port == b->destination_port && a->source_port == b->source_port &&
@@ -162,7 +170,7 @@ __weak __noinline int nat_begin(struct nat_request *request, struct flow *flow)
 	if (!conf || !request || !flow)
 		return REASON_NO_MEMORY;
 	hash = flow_hash(&request->client, conf);
-	if (!request->backend)
+	if (!request->backend || !nat_is_member(request))
 		request->backend = ring_choose(request->service, request->ring_size, hash);
 	target = target_get(request->backend);
 	if (!target)
@@ -244,6 +252,12 @@ static __always_inline void nat_rewrite(const struct xdp_md *ctx, struct packet 
 	/* A request has its identifier in the source port, a reply in the other. */
 	pkt->echo->id = flow->source_port | flow->destination_port;
 	checksum_apply(&pkt->echo->checksum, flow->l4_delta);
+	/*
+	 * An echo reply may consist of zeros alone, and then its checksum is 0xffff. The difference
+	 * cannot tell 0xffff from 0; where the rest is not all zeros the two mean the same (RFC 1624).
+	 */
+	if (!*(__u64 *)pkt->echo)
+		pkt->echo->checksum = 0xffff;
 }
 
 /* A client's packet for the service. */
