@@ -149,19 +149,20 @@ struct {
 } rings SEC(".maps");
 
 /*
- * targets: backend id -> what a packet for this backend becomes. lb.sh writes the first three
- * fields; the datapath looks up the next hop and keeps it here.
+ * targets: backend id -> what a packet for this backend becomes. lb.sh writes address, port and
+ * source; the datapath looks up the next hop and keeps it here.
  */
 struct target {
 	struct addr address; /* all zero: there is no such backend */
-	struct addr source; /* in mode nat, the balancer's address that the backend answers to */
 	__be16 port; /* 0: keep the port */
-	__u8 dst_mac[6]; /* the next hop */
-	__u8 src_mac[6]; /* the interface towards it */
+	__u8 dst_mac[6]; /* the next hop's */
+	__u8 src_mac[6]; /* and of the interface towards it */
 	__u8 pad[2];
-	__u32 ifindex; /* that interface; 0: the next hop is not resolved */
-	__u32 pad2;
+	__u32 ifindex; /* that interface; 0: packets cannot be sent now */
+	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
 	__u64 checked; /* jiffies at the last look-up */
+	struct addr mac_nexthop; /* and its address */
+	struct addr source; /* in mode nat, the balancer's address that the backend answers to */
 };
 
 struct {
@@ -288,6 +289,8 @@ struct settings {
 	__u64 seed[2]; /* key of the hash that picks the ring slot */
 	__u64 netns; /* inode of the network namespace this instance belongs to */
 	__u64 log_until; /* jiffies; packets are logged until then. `lb.sh log` renews it. */
+	__u64 clock_jiffies; /* the moment from which clock_calibrate measures, on both clocks */
+	__u64 clock_nsec;
 	__u32 hz; /* jiffies a second; 0: not known, so nothing is cached */
 	__u32 echo_timeout; /* seconds; an echo flow idle for longer may lose its identifier */
 	__u16 nat_port_first; /* host order, outside of the host's own ip_local_port_range */

@@ -23,7 +23,7 @@
 #define MAX_IPV6_EXTENSIONS 8
 #define MAX_L3_OFFSET (ETH_HLEN + MAX_VLAN_TAGS * 4)
 #define MAX_L4_OFFSET (MAX_L3_OFFSET + 40 + MAX_IPV6_EXTENSIONS * 2048)
-#define MAX_IPV4_OPTION_WORDS 10 /* a header of 15 words, of which 5 are fixed */
+#define MAX_IPV4_OPTIONS 40 /* octets: a header of 15 words, of which 5 are fixed */
 
 /* <linux/icmp.h> and its sister for IPv6 drag in the C library, which BPF does not have. */
 #define ICMP_ECHOREPLY 0 /* RFC 792 */
@@ -134,22 +134,6 @@ static __always_inline int parse_eth(struct cursor *cursor, struct ethhdr **eth)
 	return next;
 }
 
-/* Ones' complement sum of the header's 32-bit words (RFC 1071), not yet folded: 0xffff if sound. */
-static __always_inline __u64 ipv4_header_sum(const struct iphdr *ip, void *end)
-{
-	const __u32 *word = (const __u32 *)ip;
-	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
-
-	if (ip->ihl == 5)
-		return sum;
-	for (int i = 0; i < MAX_IPV4_OPTION_WORDS; i++) {
-		if (i >= ip->ihl - 5 || (void *)(word + 6 + i) > end)
-			break;
-		sum += word[5 + i];
-	}
-	return sum;
-}
-
 static __always_inline __u16 fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
@@ -159,8 +143,59 @@ static __always_inline __u16 fold(__u64 sum)
 	return sum;
 }
 
+/*
+ * The folded sum of the IPv4 options at `offset` from the frame's first octet. Not static, so that the
+ * verifier looks at it once, and not again for each way that leads here; weak, so that clang takes
+ * nothing for granted about it.
+ */
+__weak __noinline int ipv4_sum_options(struct xdp_md *ctx, __u32 offset, __u32 octets)
+{
+	void *end = (void *)(long)ctx->data_end;
+	__u32 *word = (void *)(long)ctx->data;
+	__u64 sum = 0;
+
+	if (offset > MAX_L3_OFFSET + sizeof(struct iphdr))
+		return 0;
+	word = (void *)word + offset;
+	for (__u32 i = 0; i < MAX_IPV4_OPTIONS / 4; i++) {
+		if (i * 4 >= octets || (void *)(word + 1) > end)
+			break;
+		sum += *word++;
+	}
+	return fold(sum);
+}
+
+/* Is the header's checksum right (RFC 1071)? */
+static __always_inline bool ipv4_checksum_ok(struct xdp_md *ctx, const struct iphdr *ip)
+{
+	const __u32 *word = (const __u32 *)ip;
+	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+	__u32 offset = (void *)(ip + 1) - (void *)(long)ctx->data;
+
+	if (ip->ihl > 5)
+		sum += ipv4_sum_options(ctx, offset, ip->ihl * 4 - sizeof(*ip));
+	return fold(sum) == 0xffff;
+}
+
+/* Of no host that could be answered: this network, loopback, a group, or all (RFC 6890). */
+static __always_inline bool ipv4_is_martian(__be32 addr)
+{
+	__u8 first = bpf_ntohl(addr) >> 24;
+
+	return first == 0 || first == 127 || first >= 224;
+}
+
+/*
+ * Likewise: a group, or with a first half of zeros, where there are only the unspecified address,
+ * loopback and embedded IPv4 addresses. The last must not pass for what they embed.
+ */
+static __always_inline bool ipv6_is_martian(const struct in6_addr *addr)
+{
+	return addr->s6_addr[0] == 0xff || (!addr->s6_addr32[0] && !addr->s6_addr32[1]);
+}
+
 /* A host must drop a header that fails any of these (RFC 1122, section 3.2.1); ours will. */
-static __always_inline int parse_ipv4(struct cursor *cursor, struct iphdr **ip,
+static __always_inline int parse_ipv4(struct xdp_md *ctx, struct cursor *cursor, struct iphdr **ip,
 				      struct ip_info *info)
 {
 	__u32 left = cursor_left(cursor), length, header_length;
@@ -175,7 +210,8 @@ static __always_inline int parse_ipv4(struct cursor *cursor, struct iphdr **ip,
 	    !cursor_take_octets(cursor, header_length - sizeof(*header)))
 		return NOT_OURS;
 	fragment = bpf_ntohs(header->frag_off);
-	if (fragment & IPV4_FLAG_RESERVED || fold(ipv4_header_sum(header, cursor->end)) != 0xffff)
+	if (fragment & IPV4_FLAG_RESERVED || ipv4_is_martian(header->saddr) ||
+	    !ipv4_checksum_ok(ctx, header))
 		return NOT_OURS;
 
 	info->payload = length - header_length;
@@ -259,7 +295,8 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct cursor *cursor,
 	if (!header || header->version != 6)
 		return NOT_OURS;
 	length = bpf_ntohs(header->payload_len);
-	if (length > cursor_left(cursor))
+	if (length > cursor_left(cursor) || ipv6_is_martian(&header->saddr) ||
+	    ipv6_is_martian(&header->daddr))
 		return NOT_OURS;
 
 	*ip = header;

@@ -8,42 +8,37 @@
 #define LOG_LEASE 5 /* seconds */
 
 #define NSEC_PER_SEC 1000000000ULL
+#define CLOCK_SPAN (NSEC_PER_SEC / 5) /* 20 jiffies at the lowest rate there is */
 
-/* Where jiffies begin at boot: 300 s before they leave 32 bits (include/linux/jiffies.h). */
-static __always_inline __u64 initial_jiffies(__u64 hz)
-{
-	return (1ULL << 32) - 300 * hz;
-}
-
-/* How far off, in seconds, a count of `hz` jiffies a second would be since boot. */
-static __always_inline __u64 clock_error(__u64 hz)
-{
-	__u64 expected = initial_jiffies(hz) + bpf_ktime_get_ns() / NSEC_PER_SEC * hz;
-	__u64 now = jiffies();
-
-	return (now > expected ? now - expected : expected - now) / hz;
-}
-
-/* Finds out how many jiffies make a second: the value of CONFIG_HZ that fits the time since boot. */
+/* Notes a moment on both clocks. */
 SEC("syscall")
-int clock_calibrate(void *unused)
+int clock_start(void *unused)
 {
-	static const __u32 choices[] = { 100, 250, 300, 1000 };
 	struct settings *conf = settings_get();
-	__u64 best = 10;
 
 	if (!conf)
 		return 1;
-	conf->hz = 0;
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		__u64 error = clock_error(choices[i]);
+	conf->clock_jiffies = jiffies();
+	conf->clock_nsec = bpf_ktime_get_ns();
+	return 0;
+}
 
-		if (error < best) {
-			best = error;
-			conf->hz = choices[i];
-		}
-	}
+/*
+ * Finds out how many jiffies make a second: those that passed since clock_start(). Returns 1 when it
+ * is too early to say.
+ */
+SEC("syscall")
+int clock_calibrate(void *unused)
+{
+	struct settings *conf = settings_get();
+	__u64 nsec;
+
+	if (!conf)
+		return 1;
+	nsec = bpf_ktime_get_ns() - conf->clock_nsec;
+	if (nsec < CLOCK_SPAN)
+		return 1;
+	conf->hz = (jiffies() - conf->clock_jiffies) * NSEC_PER_SEC / nsec;
 	return 0;
 }
 

@@ -103,7 +103,8 @@ static __always_inline bool nat_is_member(const struct nat_request *request)
 	return bpf_map_lookup_elem(&members, &key);
 }
 
-static __always_inline bool nat_same_client(const struct flow *a, const struct flow *b)
+/* Of two entries under the same key: are they of the same flow? */
+static __always_inline bool nat_same_rewrite(const struct flow *a, const struct flow *b)
 {
 	return a->destination_port == b->destination_port && a->source_port == b->source_port &&
 	       addr_equal(&a->destination, &b->destination) && addr_equal(&a->source, &b->source);
@@ -115,25 +116,28 @@ static __always_inline bool nat_same_client(const struct flow *a, const struct f
  */
 static __always_inline long nat_claim(struct nat_reply *reply, const struct settings *conf)
 {
-	struct flow *old;
+	struct flow *old = bpf_map_lookup_elem(&flows, &reply->key);
 	__u64 seen;
-	long err;
 
 	nat_set_deltas(&reply->flow, &reply->key);
-	err = bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
-	if (err != -EEXIST)
-		return err;
-	old = bpf_map_lookup_elem(&flows, &reply->key);
 	if (!old)
-		return -EEXIST; /* just gone; the next port is as good */
-	if (!nat_same_client(old, &reply->flow)) {
-		seen = old->seen;
-		if (!has_surely_passed(conf, seen, conf->echo_timeout))
-			return -EEXIST;
-		/* Two CPUs may find the same dead entry: one of them takes it over. */
-		if (!__sync_bool_compare_and_swap(&old->seen, seen, reply->flow.seen))
-			return -EEXIST;
+		return bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
+	if (nat_same_rewrite(old, &reply->flow)) {
+		/* In place: a replaced element may be reused while another CPU reads it. */
+		old->seen = reply->flow.seen;
+		old->service = reply->flow.service;
+		old->backend = reply->flow.backend;
+		old->ifindex = reply->flow.ifindex;
+		mac_copy(old->dst_mac, reply->flow.dst_mac);
+		mac_copy(old->src_mac, reply->flow.src_mac);
+		return 0;
 	}
+	seen = old->seen;
+	if (!has_surely_passed(conf, seen, conf->echo_timeout))
+		return -EEXIST;
+	/* Two CPUs may find the same dead entry: one of them takes it over. */
+	if (!__sync_bool_compare_and_swap(&old->seen, seen, reply->flow.seen))
+		return -EEXIST;
 	return bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_ANY);
 }
 
@@ -143,7 +147,7 @@ static long nat_try(__u32 i, struct nat_reply *reply)
 	struct settings *conf = settings_get();
 	__u32 count;
 
-	if (!conf || !conf->nat_port_first)
+	if (!conf || !conf->nat_port_first || conf->nat_port_last < conf->nat_port_first)
 		return 1;
 	count = conf->nat_port_last - conf->nat_port_first + 1;
 	reply->key.destination_port =
@@ -198,13 +202,13 @@ static __always_inline bool nat_is_alive(const struct flow *flow, const struct t
 }
 
 /*
- * Begins a flow, or confirms one: once a second both sides are entered anew, so that both stay
- * young while either direction is in use, and follow a client whose MAC address changes.
+ * Begins a flow, or confirms one: once a second both sides are looked at, so that both stay young
+ * while either direction is in use, and follow a client whose MAC address changes.
  */
 static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 							const struct packet *pkt,
 							const struct service *service,
-							const struct flow *old, struct flow *flow)
+							struct flow *old, struct flow *flow)
 {
 	struct nat_request request = {
 		.client = pkt->tuple,
@@ -219,9 +223,13 @@ static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 	mac_copy(request.dst_mac, pkt->eth->h_source);
 	mac_copy(request.src_mac, pkt->eth->h_dest);
 	reason = nat_begin(&request, flow);
-	if (reason == REASON_FORWARDED && bpf_map_update_elem(&flows, &pkt->tuple, flow, BPF_ANY))
+	if (reason != REASON_FORWARDED)
+		return reason;
+	if (old && nat_same_rewrite(old, flow))
+		old->seen = flow->seen;
+	else if (bpf_map_update_elem(&flows, &pkt->tuple, flow, BPF_ANY))
 		return REASON_NO_MEMORY;
-	return reason;
+	return REASON_FORWARDED;
 }
 
 static __always_inline void nat_rewrite_ip(const struct xdp_md *ctx, struct packet *pkt,

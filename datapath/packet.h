@@ -77,7 +77,7 @@ static __always_inline int packet_parse_ip(struct xdp_md *ctx, struct cursor *cu
 
 	switch (parse_eth(cursor, &pkt->eth)) {
 	case bpf_htons(ETH_P_IP):
-		protocol = parse_ipv4(cursor, &pkt->ip4, &pkt->info);
+		protocol = parse_ipv4(ctx, cursor, &pkt->ip4, &pkt->info);
 		if (protocol == NOT_OURS)
 			return NOT_OURS;
 		addr_from_ipv4(&pkt->tuple.source, pkt->ip4->saddr);

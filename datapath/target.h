@@ -18,6 +18,15 @@ static __always_inline struct target *target_get(__u32 backend)
 	return target && !addr_is_zero(&target->address) ? target : NULL;
 }
 
+/* The next hop's address, which bpf_fib_lookup() has put in the place of the backend's. */
+static __always_inline void fib_nexthop(struct addr *addr, const struct bpf_fib_lookup *fib)
+{
+	if (fib->family == AF_INET6)
+		addr_from_ipv6(addr, (const struct in6_addr *)fib->ipv6_dst);
+	else
+		addr_from_ipv4(addr, fib->ipv4_dst);
+}
+
 /*
  * Almost always writes what is there already. Where the next hop did change, a packet on another
  * CPU may meet half of it: it is lost, like those on their way to a next hop that just went.
@@ -27,7 +36,19 @@ static __always_inline void target_set_nexthop(struct target *target,
 {
 	mac_copy(target->dst_mac, fib->dmac);
 	mac_copy(target->src_mac, fib->smac);
+	fib_nexthop(&target->mac_nexthop, fib);
+	target->mac_ifindex = fib->ifindex;
 	target->ifindex = fib->ifindex;
+}
+
+/* Are the MAC addresses we have those of the next hop that the route leads to now? */
+static __always_inline bool target_knows(const struct target *target,
+					 const struct bpf_fib_lookup *fib)
+{
+	struct addr nexthop;
+
+	fib_nexthop(&nexthop, fib);
+	return target->mac_ifindex == fib->ifindex && addr_equal(&target->mac_nexthop, &nexthop);
 }
 
 /*
@@ -53,38 +74,40 @@ static __always_inline long target_fib_lookup(struct xdp_md *ctx, const struct t
 }
 
 /*
- * Sees to it that the next hop is known and at most a second old. Returns false if there is none.
+ * Looks the next hop up. Where the kernel has lost its neighbour entry (flushed, or it does not answer),
+ * the MAC address it had last is used: to lose packets on the wire is no worse than to drop them here,
+ * and often they arrive. But only for the same next hop, and a route that is gone is obeyed.
  *
- * Where the kernel cannot say just now (its neighbour entry was flushed or does not answer), the last
- * known next hop stays: to lose packets on the wire is no worse than to drop them here, and often
- * they arrive. A route that is gone is a decision, and obeyed.
+ * Not inline, to keep its variables out of the stack frame of every packet.
  */
-static __always_inline bool target_resolve(struct xdp_md *ctx, struct target *target, bool is_ipv6,
-					   const struct settings *conf)
+static __noinline bool target_lookup(struct xdp_md *ctx, struct target *target, bool is_ipv6)
 {
 	struct bpf_fib_lookup fib;
-
-	if (target->ifindex && !has_passed(conf, target->checked, 1))
-		return true;
-	if (addr_is_zero(&target->source))
-		return false;
 
 	target->checked = jiffies();
 	switch (target_fib_lookup(ctx, target, is_ipv6, &fib)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		target_set_nexthop(target, &fib);
 		break;
-	case BPF_FIB_LKUP_RET_BLACKHOLE:
-	case BPF_FIB_LKUP_RET_UNREACHABLE:
-	case BPF_FIB_LKUP_RET_PROHIBIT:
-	case BPF_FIB_LKUP_RET_NOT_FWDED: /* no route, or to this host itself */
-	case BPF_FIB_LKUP_RET_UNSUPP_LWT: /* out by a tunnel that only the kernel can make */
-		target->ifindex = 0;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		target->ifindex = target_knows(target, &fib) ? target->mac_ifindex : 0;
 		break;
-	default: /* no neighbour, or forwarding was switched off for lo */
+	case BPF_FIB_LKUP_RET_FWD_DISABLED: /* somebody switched it off for lo: no answer at all */
+		break;
+	default: /* no route, a forbidding one, one to this host, or a tunnel only it can enter */
+		target->ifindex = 0;
 		break;
 	}
 	return target->ifindex;
+}
+
+/* Sees to it that the next hop is known and at most a second old. Returns false if there is none. */
+static __always_inline bool target_resolve(struct xdp_md *ctx, struct target *target, bool is_ipv6,
+					   const struct settings *conf)
+{
+	if (target->ifindex && !has_passed(conf, target->checked, 1))
+		return true;
+	return !addr_is_zero(&target->source) && target_lookup(ctx, target, is_ipv6);
 }
 
 #endif

@@ -35,15 +35,18 @@ static __always_inline void count_backend(const struct xdp_md *ctx, __u32 backen
 		traffic_add(reason == REASON_RETURNED ? &of->returned : &of->forwarded, ctx);
 }
 
-/* Without a reader the kernel refuses the sample, which is as well. A function, to be in the BTF. */
+/*
+ * Without a reader the kernel refuses the sample, which is as well. Not inline: its variables stay out
+ * of every packet's stack frame, and struct sample comes into the BTF, for lb.sh.
+ */
 static __noinline long log_sample(struct xdp_md *ctx, const struct sample *sample)
 {
 	return bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, (void *)sample,
 				     sizeof(*sample));
 }
 
-static __always_inline void log_packet(struct xdp_md *ctx, const struct packet *pkt,
-				       enum reason reason, const struct addr *to)
+static __noinline long log_packet(struct xdp_md *ctx, const struct packet *pkt, enum reason reason,
+				  const struct addr *to)
 {
 	struct sample sample = {
 		.packet = pkt->tuple,
@@ -53,7 +56,7 @@ static __always_inline void log_packet(struct xdp_md *ctx, const struct packet *
 
 	if (to)
 		sample.to = *to;
-	log_sample(ctx, &sample);
+	return log_sample(ctx, &sample);
 }
 
 /* Returns the XDP action that goes with the reason; for a packet that was not sent on. */
