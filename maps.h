@@ -78,8 +78,10 @@ struct backend_key {
 
 struct backend {
 	__u32 id; /* 1 to MAX_BACKENDS: index into targets, named by ring slots and flows */
-	__u32 neighbour_ifindex; /* where we marked the next hop's neighbour entry managed, or 0 */
-	struct addr neighbour; /* the next hop: the backend itself or a router */
+	__u32 neighbour_ifindex; /* 0: no route to it */
+	struct addr neighbour; /* the next hop on that interface: the backend itself or a router */
+	__u32 managed; /* 1: we marked its neighbour entry managed, and delete it in the end */
+	__u32 pad;
 };
 
 struct {

@@ -15,7 +15,8 @@ ipv4_octets() {
 	echo "$out"
 }
 
-# The groups of half an IPv6 address, "2001:db8" as "2001 0db8"; the last may be an IPv4 address.
+# The groups of half an IPv6 address, "2001:db8" as "2001 0db8". With a second word, which says that the
+# address ends here, the last may be an IPv4 address.
 ipv6_groups() {
 	local -a groups octets
 	local group out=
@@ -23,7 +24,7 @@ ipv6_groups() {
 	[[ $1 != :* && $1 != *: ]] || return 1
 	IFS=: read -ra groups <<<"$1"
 	for group in "${groups[@]}"; do
-		if [[ $group == *.* && $group == "${groups[-1]}" ]]; then
+		if [[ -n ${2:-} && $group == *.* && $group == "${groups[-1]}" ]]; then
 			read -ra octets <<<"$(ipv4_octets "$group")"
 			((${#octets[@]} == 16)) || return 1
 			out+=" ${octets[12]}${octets[13]} ${octets[14]}${octets[15]}"
@@ -40,10 +41,13 @@ ipv6_octets() {
 	local head tail group out=
 	local -a groups rest
 	[[ $1 == *:* && $1 != *::*::* && $1 != *:::* ]] || return 1
-	head=$(ipv6_groups "${1%%::*}") || return 1
-	read -ra groups <<<"$head"
-	if [[ $1 == *::* ]]; then
-		tail=$(ipv6_groups "${1#*::}") || return 1
+	if [[ $1 != *::* ]]; then
+		head=$(ipv6_groups "$1" last) || return 1
+		read -ra groups <<<"$head"
+	else
+		head=$(ipv6_groups "${1%%::*}") || return 1
+		read -ra groups <<<"$head"
+		tail=$(ipv6_groups "${1#*::}" last) || return 1
 		read -ra rest <<<"$tail"
 		((${#groups[@]} + ${#rest[@]} < 8)) || return 1
 		while ((${#groups[@]} + ${#rest[@]} < 8)); do groups+=(0000); done
@@ -61,28 +65,8 @@ address_octets() {
 
 # From octets in hex back to a word, in the canonical form (RFC 5952), as ip prints it too.
 octets_address() {
-	local -a octets
-	local text='' group i
-	read -ra octets <<<"$1"
-	if [[ $1 == '00 00 00 00 00 00 00 00 00 00 ff ff '* ]]; then
-		printf '%d.%d.%d.%d\n' "0x${octets[12]}" "0x${octets[13]}" "0x${octets[14]}" "0x${octets[15]}"
-		return
-	fi
-	for ((i = 0; i < 16; i += 2)); do
-		printf -v group ':%x' "0x${octets[i]}${octets[i + 1]}"
-		text+=$group
-	done
-	shorten_ipv6 "${text#:}"
-}
-
-# Puts :: for the longest run of zero groups, the first of several, if it is longer than one.
-shorten_ipv6() {
-	local text=:$1: run=:0:0:0:0:0:0:0:0:
-	while [[ $text != *"$run"* && $run != :0: ]]; do run=${run%0:}; done
-	[[ $run == :0: ]] || text=${text/"$run"/::}
-	[[ $text == ::* ]] || text=${text#:}
-	[[ $text == *:: ]] || text=${text%:}
-	echo "$text"
+	jq -nr -L "$HERE/lib" --arg octets "$1" \
+		'include "address"; $octets | split(" ") | map(hex_number) | address_text'
 }
 
 # Sets OCTETS, ADDRESS (in canonical form) and FAMILY (4 or 6) from a word.

@@ -10,7 +10,7 @@ verb_backend() {
 	shift
 	parse_backend_words "$@"
 	[[ $what == add || -n ${BACKEND_ID[$ADDRESS]:-} ]] ||
-		die "no backend $ADDRESS; there are: ${BACKENDS[*]}"
+		die "no backend $ADDRESS; there are: ${BACKENDS[*]:-none}"
 	services_meant
 	"backend_$what"
 }
@@ -59,37 +59,44 @@ backend_add() {
 	for name in "${MEANT[@]}"; do
 		member_set "$name" "$ADDRESS" "$WEIGHT" MEMBER_ACTIVE
 	done
-	[[ -n $ROUTE_DEVICE ]] ||
-		warn "$ADDRESS: no route to it, so it gets no traffic; when there is one, run this again"
+	backend_warn
 }
 
-# Gives it an id: the one after the highest in use, so that an id is long out of use before it comes
-# again.
-backend_new() {
-	local most id=0 other
-	most=$(($(map_max_entries targets) - 1))
-	for other in "${BACKEND_ID[@]}"; do
-		((other <= id)) || id=$other
-	done
-	if ((++id > most)); then
-		id=$(free_id "$most" "${BACKEND_ID[@]}") || die "there are $most backends, and that is the most there can be"
+# What was done, and will not carry traffic.
+backend_warn() {
+	local attached
+	if [[ -z $ROUTE_DEVICE ]]; then
+		warn "$ADDRESS: no route to it, so it gets no traffic; when there is one, run this again"
+		return
 	fi
+	attached=$(devices_attached | cut -d' ' -f1)
+	grep -qxF "$ROUTE_DEVICE" <<<"$attached" ||
+		warn "$ADDRESS is reached by $ROUTE_DEVICE, where its replies would pass us by: $PROGRAM up $ROUTE_DEVICE"
+}
+
+# Gives it an id. It may have been another's: flows know their backend by the address too.
+backend_new() {
+	local most id
+	most=$(($(map_max_entries targets) - 1))
+	id=$(free_id "$most" "${BACKEND_ID[@]}") || die "there are $most backends, and that is the most there can be"
 	counters_clear backend_counters "$id" backend_counters
 	BACKEND_ID[$ADDRESS]=$id
 }
 
-# What we do to the neighbour is written down before it is done, so that it is undone in any case.
+# What we do to the neighbour is written down before it is done, so that it is undone in any case; and
+# what was written down before is undone before it is overwritten.
 backend_enter() {
-	local id=$1 neighbour='' ifindex=0
-	if [[ -n $ROUTE_DEVICE ]] && ! neighbour_is_static "$ROUTE_NEXTHOP" "$ROUTE_DEVICE"; then
+	local id=$1 neighbour='' ifindex=0 managed=0
+	if [[ -n $ROUTE_DEVICE ]]; then
 		neighbour=$(address_octets "$ROUTE_NEXTHOP")
 		ifindex=${LINK_INDEX[$ROUTE_DEVICE]}
+		neighbour_is_static "$ROUTE_NEXTHOP" "$ROUTE_DEVICE" || managed=1
 	fi
-	[[ ${BACKEND_NEIGHBOUR[$ADDRESS]:-} == "$ROUTE_NEXTHOP" ]] || neighbour_release_of "$ADDRESS"
+	[[ ${BACKEND_MANAGED[$ADDRESS]:-} == "$ifindex,$ROUTE_NEXTHOP" ]] || neighbour_release "$ADDRESS"
 	map_update backends "$(encode backend_key address="$OCTETS")" \
-		"$(encode backend id="$id" neighbour_ifindex="$ifindex" neighbour="$neighbour")"
+		"$(encode backend id="$id" neighbour_ifindex="$ifindex" neighbour="$neighbour" managed="$managed")"
 	target_update "$id"
-	((ifindex == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE"
+	((managed == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE"
 }
 
 # Writes the target only where it differs: the datapath keeps the next hop in it.
@@ -159,7 +166,7 @@ backend_forget_unused() {
 		[[ ${key#*,} != "$id" ]] || return 0
 	done
 	map_update targets "$(little_endian "$id" 4)" "$(encode target)"
-	neighbour_release_of "$address"
+	neighbour_release "$address"
 	map_delete backends "$(encode backend_key address="$(address_octets "$address")")"
-	unset "BACKEND_ID[$address]" "BACKEND_NEIGHBOUR[$address]" "BACKEND_NEIGHBOUR_IFINDEX[$address]"
+	unset "BACKEND_ID[$address]"
 }

@@ -13,6 +13,11 @@ misuse() {
 	exit 2
 }
 
+# What was done, for people; with -j only data goes to stdout.
+say() {
+	[[ -n $JSON ]] || printf '%s\n' "$*"
+}
+
 warn() {
 	printf '%s: %s\n' "$PROGRAM" "$*" >&2
 }
@@ -35,9 +40,19 @@ require_root() {
 	((EUID == 0)) || die "this needs root: sudo $PROGRAM ..."
 }
 
+# Loads nothing that would only fail later: bpf_loop() and managed neighbours are newer than 5.16, and
+# what is tested starts at 6.1.
+require_kernel() {
+	local release=$1 major minor
+	IFS=. read -r major minor _ <<<"$release"
+	((major > 6 || (major == 6 && ${minor%%[!0-9]*} >= 1))) ||
+		die "this is Linux $release; xdp_lb needs 6.1 or newer (bpf_loop, managed neighbours)"
+}
+
 require_tools() {
 	local need
-	for need in ip:iproute2 bpftool:bpftool jq:jq nsenter:util-linux flock:util-linux setpriv:util-linux sysctl:procps; do
+	for need in ip:iproute2 bpftool:bpftool jq:jq nsenter:util-linux flock:util-linux setpriv:util-linux \
+		sysctl:procps ps:procps; do
 		command -v "${need%%:*}" >/dev/null ||
 			die "${need%%:*} is missing: apt-get install ${need##*:}"
 	done

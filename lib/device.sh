@@ -15,20 +15,20 @@ program_is_ours() {
 		'.map_ids // [] | index($services)' >/dev/null
 }
 
-# "NAME MODE" of each interface that has our program; MODE is native or generic.
+# "NAME MODE" of each interface that has our program; MODE is drv (native) or generic.
 devices_attached() {
 	local name mode id
 	while read -r name mode id; do
 		! program_is_ours "$id" || echo "$name $mode"
 	done < <(ip -j -d link show |
-		jq -r '.[] | select(.xdp.prog) | "\(.ifname) \(if .xdp.mode == 2 then "generic" else "native" end) \(.xdp.prog.id)"')
+		jq -r '.[] | select(.xdp.prog) | "\(.ifname) \(if .xdp.mode == 2 then "generic" else "drv" end) \(.xdp.prog.id)"')
 }
 
 # Stops unless the interface is there and free, or ours already.
 device_require() {
 	local id
-	ip link show dev "$1" &>/dev/null ||
-		die "no device '$1' here; there are: $(ip -j link show | jq -r 'map(.ifname) | join(" ")')"
+	links_read
+	[[ -n ${LINK_INDEX[$1]:-} ]] || die "no device '$1' here; there are: ${!LINK_INDEX[*]}"
 	id=$(device_program "$1")
 	[[ -z $id ]] || program_is_ours "$id" ||
 		die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp off"
@@ -38,19 +38,28 @@ program_name() {
 	bpftool -j prog show id "$1" | jq -r '"\(.name // "without name") (id \(.id))"'
 }
 
+# device_attach NAME xdp|xdpgeneric. One that is attached already keeps its program, and its mode.
 device_attach() {
-	[[ -z $(device_program "$1") ]] || return 0
+	if [[ -n $(device_program "$1") ]]; then
+		say "$1: attached already"
+		return
+	fi
 	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program xdp_lb ||
 		die "the program cannot be attached to '$1'; what the kernel said is above"
 	ATTACHED+=("$1")
+	say "$1: attached"
 }
 
+# Without the mode ip would ask for the native program, and leave a generic one where it is.
 device_detach() {
-	run ip link set dev "$1" xdp off
+	local name mode
+	while read -r name mode; do
+		[[ $name != "$1" ]] || run ip link set dev "$1" "${mode/#/xdp}" off
+	done < <(devices_attached)
 }
 
 verb_up() {
-	local word mode=xdp fresh=
+	local word mode=xdp fresh=''
 	local -a devices=()
 	for word; do
 		if [[ $word == generic ]]; then mode=xdpgeneric; else devices+=("$word"); fi
@@ -64,11 +73,13 @@ verb_up() {
 		fresh=1
 	fi
 
+	require_kernel "$(uname -r)"
 	ATTACHED=()
 	trap 'up_undo "$fresh"' EXIT
 	instance_create
 	for word in "${devices[@]}"; do device_attach "$word" "$mode"; done
 	service_make_ping "${devices[@]}"
+	clock_calibrate
 	trap - EXIT
 }
 
@@ -85,7 +96,6 @@ up_undo() {
 
 verb_down() {
 	local device
-	local -a names
 	state_read
 	if instance_exists && ! instance_is_orphan; then
 		instance_require
@@ -96,10 +106,7 @@ verb_down() {
 	for device; do
 		device_require "$device"
 	done
-	mapfile -t names < <(devices_attached | cut -d' ' -f1)
-	for device in "${names[@]}"; do
-		[[ $# -gt 0 && " $* " != *" $device "* ]] || device_detach "$device"
-	done
+	for device; do device_detach "$device"; done
 	(($#)) || instance_destroy
 }
 

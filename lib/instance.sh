@@ -5,7 +5,9 @@ ROOT=$BPFFS/xdp_lb
 
 # The default instance is named after the network namespace, so that each has its own.
 instance_choose() {
-	[[ -n $INSTANCE ]] || INSTANCE=$(netns_name)
+	local name
+	name=$(netns_name)
+	INSTANCE=${INSTANCE:-${name//[^A-Za-z0-9_:-]/-}}
 	INSTANCE=${INSTANCE:-default}
 	require_name instance "$INSTANCE"
 	DIR=$ROOT/$INSTANCE
@@ -46,24 +48,38 @@ instance_require() {
 
 instance_require_netns() {
 	((STATE_NETNS == 0 || STATE_NETNS == $(netns_inode))) ||
-		die "instance '$INSTANCE' belongs to another network namespace: give -n NETNS, or another name with -i"
+		die "instance '$INSTANCE' belongs to another network namespace$(netns_names "$STATE_NETNS"): give -n NETNS, or another name with -i"
 }
 
-# Left behind by a network namespace that is gone, with its interfaces and all?
+# Left behind by a network namespace that is gone? Its inode may have been given to another one, which
+# has no interface with our program then.
 instance_is_orphan() {
-	((STATE_NETNS != 0)) && ! netns_exists "$STATE_NETNS"
+	((STATE_NETNS != 0 && STATE_NETNS != $(netns_inode))) || return 1
+	! netns_exists "$STATE_NETNS" || ! instance_is_attached
+}
+
+# Does any interface, wherever it is, have a program that uses our maps?
+instance_is_attached() {
+	local services
+	services=$(bpftool -j map show pinned "$MAPS/services" | jq .id)
+	bpftool -j prog show | jq -e --argjson services "$services" \
+		'any(.[] | select(.type == "xdp"); .map_ids // [] | index($services))' >/dev/null
 }
 
 # Creates the maps and loads the control programs; what is there already stays.
 instance_create() {
 	[[ -e $OBJECT ]] || die "$OBJECT is missing: run make first"
 	run rm -rf "$DIR~" # a `down` was killed
-	! instance_is_orphan || instance_remove_pins
+	if instance_is_orphan; then
+		warn "instance '$INSTANCE' was left by a network namespace that is gone: starting afresh"
+		instance_remove_pins
+	fi
 	run mkdir -p "$MAPS"
 	[[ -d $CONTROL ]] || control_load
 	layout_read
 	state_read
 	((STATE_NETNS)) || settings_init
+	control_run clock_start
 	forwarding_on
 }
 
@@ -73,29 +89,45 @@ control_load() {
 	local -a script=("mount --bind $MAPS $BPFFS" "bpftool prog loadall $OBJECT $BPFFS/loading")
 	run rm -rf "$MAPS/loading"
 	run_quietly unshare -m bash -c "${script[0]} && ${script[1]}" ||
-		die "the kernel did not take $OBJECT; it needs Linux 6.1 or newer, this is $(uname -r)"
+		die "the kernel did not take $OBJECT, see above; is it this version's, as make builds it?"
 	run rm -f "$MAPS"/loading/xdp_* # ip loads its own
 	run mv "$MAPS/loading" "$CONTROL"
 }
 
+# Fails if the program returns anything but 0.
 control_run() {
 	local result
 	result=$(run bpftool -j prog run pinned "$CONTROL/$1" repeat 0) || die "control program $1 cannot be run"
-	[[ $result == *'"retval":0,'* ]] || die "control program $1 failed: $result"
+	[[ $result == *'"retval":0,'* ]]
+}
+
+# The program says when enough time has passed since clock_start to know the length of a second.
+clock_calibrate() {
+	until control_run clock_calibrate; do sleep 0.05; done
 }
 
 # The values a new instance begins with.
 settings_init() {
-	local low high seed
-	local -a range
-	read -r low high </proc/sys/net/ipv4/ip_local_port_range
-	range=(1024 $((low - 1)))
-	((65535 - high <= low - 1024)) || range=($((high + 1)) 65535)
+	local first last seed
+	read -r first last <<<"$(nat_ports)"
 	seed=$(od -An -tx1 -N16 /dev/urandom)
 	map_update settings "00 00 00 00" "$(encode settings seed="$seed" netns="$(netns_inode)" \
-		echo_timeout=60 nat_port_first="${range[0]}" nat_port_last="${range[1]}" \
+		echo_timeout=5 nat_port_first="$first" nat_port_last="$last" \
 		lo_forwarding="$(forwarding_to_switch)")"
-	control_run clock_calibrate
+}
+
+# The first and last source port for NAT: the larger range on either side of the host's own ports.
+nat_ports() {
+	local low high
+	read -r low high </proc/sys/net/ipv4/ip_local_port_range
+	if ((low - 1024 >= 1000 && low - 1024 >= 65535 - high)); then
+		echo 1024 $((low - 1))
+	elif ((65535 - high >= 1000)); then
+		echo $((high + 1)) 65535
+	else
+		warn "ip_local_port_range ($low to $high) leaves NAT no ports of its own: it uses 1024 to 65535 too"
+		echo 1024 65535
+	fi
 }
 
 forwarding_names() {
@@ -110,21 +142,26 @@ forwarding_names() {
 # instance in this network namespace has noted, else those that are off now.
 forwarding_to_switch() {
 	local name noted
-	noted=$(instances_here | head -n 1)
+	read -r noted < <(instances_here forwarding) || true
 	for name in $(forwarding_names); do
 		[[ -n $noted ]] || printf '%02x ' $((!$(sysctl -n "$name")))
 	done
 	echo "$noted"
 }
 
-# settings.lo_forwarding of each other instance in this network namespace.
+# What each other instance in this network namespace has noted: its settings.lo_forwarding, or the
+# neighbours that it keeps managed.
 instances_here() {
 	local instance
 	for instance in $(instance_list); do
 		[[ $instance == "$INSTANCE" ]] || (
 			MAPS=$ROOT/$instance/tc/globals
 			state_read
-			((STATE_NETNS != $(netns_inode))) || echo "${STATE_FORWARDING[*]}"
+			((STATE_NETNS == $(netns_inode))) || exit 0
+			case $1 in
+			forwarding) echo "${STATE_FORWARDING[*]}" ;;
+			neighbours) printf '%s\n' "${BACKEND_MANAGED[@]}" ;;
+			esac
 		)
 	done
 }
@@ -139,7 +176,7 @@ forwarding_on() {
 # Unless another instance in this network namespace still needs it.
 forwarding_off() {
 	local name i=0
-	[[ -z $(instances_here) ]] || return 0
+	[[ -z $(instances_here forwarding) ]] || return 0
 	for name in $(forwarding_names); do
 		((STATE_FORWARDING[i++] == 0)) || run sysctl -qw "$name=0"
 	done

@@ -9,6 +9,7 @@ verb_log() {
 		count=$2
 	fi
 	instance_require
+	log_lock
 	log_renew
 	log_renew_forever &
 	LOG_PIDS=($!)
@@ -17,6 +18,7 @@ verb_log() {
 	LOG_PIDS+=($!)
 	trap 'kill "${LOG_PIDS[@]}" 2>/dev/null' EXIT
 	trap 'exit 0' INT TERM
+	warn "log of instance '$INSTANCE'; ^C ends it"
 	log_lines "$count" <&"$output" &
 	LOG_PIDS+=($!)
 	wait $!
@@ -24,14 +26,25 @@ verb_log() {
 
 # The datapath logs for a few seconds after each of these, so nothing stays switched on behind us.
 log_renew() {
+	[[ -e $CONTROL/log_renew ]] || die "instance '$INSTANCE' is gone"
 	VERBOSE='' control_run log_renew
 }
 
-# Ends with the command, also when that is killed. A read that times out is a sleep without a process.
+# The kernel sends a CPU's samples to one reader only.
+log_lock() {
+	local fd
+	exec {fd}<"$CONTROL"
+	flock -n "$fd" || die "another log of instance '$INSTANCE' is running, and there can be but one"
+}
+
+# Ends with the command, also when that is killed, and ends the command when the instance is gone. A read
+# that times out is a sleep without a process.
 log_renew_forever() {
 	local nap
 	exec {nap}<> <(:)
-	while read -rt 2 -u "$nap" || kill -0 $$ 2>/dev/null; do log_renew; done
+	while read -rt 2 -u "$nap" || kill -0 $$ 2>/dev/null; do
+		log_renew || kill $$
+	done
 }
 
 log_lines() {

@@ -18,17 +18,22 @@ map_update_inner() {
 	run bpftool map update pinned "$MAPS/$1" key hex $2 value pinned "$3"
 }
 
+# map_has NAME KEY
+map_has() {
+	# shellcheck disable=SC2086
+	bpftool map lookup pinned "$MAPS/$1" key hex $2 &>/dev/null
+}
+
 # map_delete NAME KEY. An entry that is not there is as good as deleted.
 map_delete() {
 	# shellcheck disable=SC2086
-	! bpftool map lookup pinned "$MAPS/$1" key hex $2 &>/dev/null ||
-		run bpftool map delete pinned "$MAPS/$1" key hex $2
+	! map_has "$1" "$2" || run bpftool map delete pinned "$MAPS/$1" key hex $2
 }
 
-# map_lookup_all NAME: of a per-CPU array the entries whose indices stand on stdin, as [{key, values}].
+# map_lookup_all NAME: of a per-CPU array the entries whose indices stand on stdin, each as {key, values}.
 map_lookup_all() {
 	local id
 	while read -r id; do
 		printf 'map lookup pinned %s key hex %s\n' "$MAPS/$1" "$(little_endian "$id" 4)"
-	done | bpftool -j batch file - | jq -c 'map(.output.formatted)'
+	done | bpftool -j batch file - | jq -c '.[].output.formatted'
 }

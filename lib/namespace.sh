@@ -65,5 +65,15 @@ netns_inode() {
 
 # Its name, or nothing if it has none.
 netns_name() {
-	ip netns identify $$ 2>/dev/null | head -n 1
+	local name=
+	read -r name < <(ip netns identify $$ 2>/dev/null) || true
+	echo "$name"
+}
+
+# " (NAME)" of the network namespace with this inode, if it has a name.
+netns_names() {
+	local file
+	for file in /run/netns/*; do
+		[[ $(stat -Lc %i "$file" 2>/dev/null) != "$1" ]] || echo " (${file##*/})"
+	done
 }

@@ -12,15 +12,28 @@ links_read() {
 }
 
 # route_to ADDRESS: sets ROUTE_DEVICE, ROUTE_SOURCE and ROUTE_NEXTHOP, all empty if there is no route.
-# Stops for an address of this host.
+# Stops for an address that no other host has.
 route_to() {
-	local type route
-	ROUTE_DEVICE='' ROUTE_SOURCE='' ROUTE_NEXTHOP=''
-	route=$(ip -j route get "$1" 2>/dev/null) || return 0
-	read -r type ROUTE_DEVICE ROUTE_NEXTHOP ROUTE_SOURCE < <(jq -r --arg to "$1" \
-		'.[0] | "\(.type // "unicast") \(.dev) \(.gateway // .via.host // $to) \(.prefsrc // "")"' <<<"$route")
-	[[ $type != local ]] || die "'$1' is an address of this host: a backend is another one"
+	local type
+	read -r type ROUTE_DEVICE ROUTE_NEXTHOP ROUTE_SOURCE < <(route_get "$1") || true
+	case $type in
+	'' | blackhole | unreachable | prohibit)
+		ROUTE_DEVICE='' ROUTE_NEXTHOP='' ROUTE_SOURCE=''
+		return
+		;;
+	unicast) ;;
+	local) die "'$1' is an address of this host: a backend is another one" ;;
+	*) die "'$1' is a $type address: a backend is one host" ;;
+	esac
+	# Of several next hops, the one for packets from this source.
+	read -r type ROUTE_DEVICE ROUTE_NEXTHOP _ < <(route_get "$1" "$ROUTE_SOURCE")
 	links_read
+}
+
+# route_get ADDRESS [SOURCE]: prints the type, interface, next hop and source; nothing without a route.
+route_get() {
+	ip -j route get "$1" ${2:+from "$2"} 2>/dev/null | jq -r --arg to "$1" \
+		'.[0] | "\(.type // "unicast") \(.dev // "-") \(.gateway // .via.host // $to) \(.prefsrc // .src // "")"'
 }
 
 # An entry that the administrator made by hand is left as it is.
@@ -33,25 +46,21 @@ neighbour_manage() {
 		warn "$1 on $2 cannot be made a managed neighbour; it is resolved only while the host uses it"
 }
 
-# Gives up the neighbour entry that we keep for a backend, unless another one has the same next hop.
-neighbour_release_of() {
-	local neighbour=${BACKEND_NEIGHBOUR[$1]:-} ifindex=${BACKEND_NEIGHBOUR_IFINDEX[$1]:-0} other device
-	((ifindex)) || return 0
-	for other in "${!BACKEND_NEIGHBOUR[@]}"; do
-		[[ $other == "$1" || ${BACKEND_NEIGHBOUR[$other]} != "$neighbour" ||
-			${BACKEND_NEIGHBOUR_IFINDEX[$other]} != "$ifindex" ]] || return 0
-	done
+# Gives up the neighbour entry that we keep for a backend, unless another backend has it too, ours or one
+# of another instance here.
+neighbour_release() {
+	local kept=${BACKEND_MANAGED[$1]:-} device
+	[[ -n $kept ]] || return 0
+	unset "BACKEND_MANAGED[$1]"
+	! grep -qxF "$kept" < <(printf '%s\n' "${BACKEND_MANAGED[@]}" && instances_here neighbours) || return 0
 	links_read
-	device=${LINK_NAME[$ifindex]:-}
+	device=${LINK_NAME[${kept%%,*}]:-}
 	# An interface that is gone took its neighbours with it.
-	[[ -z $device || $(ip -j neigh show "$neighbour" dev "$device") != *'"dst"'* ]] ||
-		run ip neigh del "$neighbour" dev "$device"
+	[[ -z $device || $(ip -j neigh show "${kept#*,}" dev "$device") != *'"dst"'* ]] ||
+		run ip neigh del "${kept#*,}" dev "$device"
 }
 
 neighbour_release_all() {
 	local address
-	for address in "${BACKENDS[@]}"; do
-		neighbour_release_of "$address"
-		unset "BACKEND_NEIGHBOUR[$address]"
-	done
+	for address in "${BACKENDS[@]}"; do neighbour_release "$address"; done
 }

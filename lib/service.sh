@@ -2,7 +2,7 @@
 # Services: a VIP, a protocol, a port, and a ring of slots.
 
 service_require() {
-	[[ -n ${SERVICE_ID[$1]:-} ]] || die "no service '$1'; there are: ${SERVICES[*]}"
+	[[ -n ${SERVICE_ID[$1]:-} ]] || die "no service '$1'; there are: ${SERVICES[*]:-none}"
 }
 
 # The number of a protocol's name, given the VIP's family.
@@ -25,11 +25,13 @@ ring_create() {
 	run rm "$pin"
 }
 
-# Fills the ring of the service of this name from its members.
+# Fills the ring of the service of this name from its members. A `service del` that was killed may have
+# taken it already.
 ring_fill() {
-	map_update ring_request "00 00 00 00" \
-		"$(encode ring_request service="${SERVICE_ID[$1]}" ring_size="${SERVICE_RING_SIZE[$1]}")"
-	control_run ring_fill
+	local id=${SERVICE_ID[$1]} size=${SERVICE_RING_SIZE[$1]}
+	map_has rings "$(little_endian "$id" 4)" || ring_create "$id" "$size"
+	map_update ring_request "00 00 00 00" "$(encode ring_request service="$id" ring_size="$size")"
+	control_run ring_fill || die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
 }
 
 counters_clear() {
@@ -77,7 +79,7 @@ service_make() {
 	if [[ -n $noaddress ]]; then
 		flags=SERVICE_NO_ADDRESS
 	elif [[ -z $(address_holder "$ADDRESS") ]]; then
-		device=$(devices_attached | head -n 1 | cut -d' ' -f1)
+		read -r device _ < <(devices_attached) || true
 		[[ -n $device ]] || die "no device is up that could have $ADDRESS: $PROGRAM up DEV, or say noaddress"
 		links_read
 		SERVICE_VIP_IFINDEX[$name]=${LINK_INDEX[$device]}
@@ -95,10 +97,8 @@ service_require_free() {
 	local other
 	[[ -z ${SERVICE_ID[$1]:-} || ${SERVICE_VIP[$1]} == "$ADDRESS" ]] ||
 		die "service '$1' has the address ${SERVICE_VIP[$1]} already: $PROGRAM service del $1 first"
-	for other in "${SERVICES[@]}"; do
-		[[ ${SERVICE_VIP[$other]} != "$ADDRESS" || $other == "$1" ]] ||
-			die "$ADDRESS is service '$other' already"
-	done
+	other=$(service_at "$ADDRESS")
+	[[ -z $other || $other == "$1" ]] || die "$ADDRESS is service '$other' already"
 }
 
 # Gives it an id and a ring. Nobody knows of them before the service itself is written.
@@ -159,10 +159,20 @@ service_make_ping() {
 	done
 	for address in $(device_addresses "$@"); do
 		parse_address "$address"
+		[[ -z $(service_at "$ADDRESS") ]] || continue
 		name=ping
 		((FAMILY == 4)) || name=ping6
-		[[ ${SERVICE_VIP[$name]:-$ADDRESS} == "$ADDRESS" ]] || name=ping-$ADDRESS
+		[[ -z ${SERVICE_ID[$name]:-} ]] || name=ping-$ADDRESS
 		service_make "$name" "$(protocol_number icmp "$FAMILY")" ''
+		say "service $name: echo to $ADDRESS; its backends come by: $PROGRAM backend ADDRESS"
+	done
+}
+
+# The name of the service with this address, or nothing.
+service_at() {
+	local name
+	for name in "${SERVICES[@]}"; do
+		[[ ${SERVICE_VIP[$name]} != "$1" ]] || echo "$name"
 	done
 }
 

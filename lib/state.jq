@@ -15,7 +15,7 @@ def service: .key as $key | .value
 
 def backend: .key as $key | .value
 	| { id, address: ($key.address.octets | address_text), family: ($key.address.octets | family),
-	    neighbour_ifindex,
+	    neighbour_ifindex, managed: (.managed == 1),
 	    neighbour: (.neighbour.octets | if is_zero then null else address_text end) };
 
 def member: { service: .key.service, backend: .key.backend, weight: .value.weight,
@@ -31,5 +31,5 @@ def state: map(map(.formatted)) as [$settings, $services, $backends, $members]
 def lines:
 	"settings \(.settings.netns) \(.settings.lo_forwarding | join(" "))",
 	(.services[] | "service \(.name) \(.id) \(.vip) \(.family) \(.ring_size) \(.vip_ifindex)"),
-	(.backends[] | "backend \(.address) \(.id) \(.family) \(.neighbour_ifindex) \(.neighbour // "")"),
+	(.backends[] | "backend \(.address) \(.id) \(.family) " + if .managed then "\(.neighbour_ifindex),\(.neighbour)" else "" end),
 	(.members[] | "member \(.service),\(.backend) \(.weight) \(.state)");

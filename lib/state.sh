@@ -3,9 +3,10 @@
 
 # Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
 # settings.lo_forwarding. Of services, by name: id, VIP and so on, and SERVICES, their names in the order
-# of their ids. Of backends, by address. Of memberships, by "service-id,backend-id": weight and state.
+# of their ids. Of backends, by address: id, family, and BACKEND_MANAGED, the neighbour entry that we keep
+# managed for it, as "ifindex,address". Of memberships, by "service-id,backend-id": weight and state.
 declare -A SERVICE_ID SERVICE_VIP SERVICE_FAMILY SERVICE_RING_SIZE SERVICE_VIP_IFINDEX
-declare -A BACKEND_ID BACKEND_FAMILY BACKEND_NEIGHBOUR_IFINDEX BACKEND_NEIGHBOUR
+declare -A BACKEND_ID BACKEND_FAMILY BACKEND_MANAGED
 declare -A MEMBER_WEIGHT MEMBER_STATE
 declare -a SERVICES BACKENDS STATE_FORWARDING
 
@@ -19,7 +20,9 @@ state_dump() {
 
 state_read() {
 	local kind name a b c d e
-	SERVICES=() BACKENDS=()
+	SERVICES=() SERVICE_ID=() SERVICE_VIP=() SERVICE_FAMILY=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=()
+	BACKENDS=() BACKEND_ID=() BACKEND_FAMILY=() BACKEND_MANAGED=()
+	MEMBER_WEIGHT=() MEMBER_STATE=()
 	while read -r kind name a b c d e; do
 		case $kind in
 		settings) STATE_NETNS=$name STATE_FORWARDING=("$a" "$b") ;;
@@ -30,8 +33,7 @@ state_read() {
 			;;
 		backend)
 			BACKENDS+=("$name")
-			BACKEND_ID[$name]=$a BACKEND_FAMILY[$name]=$b
-			BACKEND_NEIGHBOUR_IFINDEX[$name]=$c BACKEND_NEIGHBOUR[$name]=$d
+			BACKEND_ID[$name]=$a BACKEND_FAMILY[$name]=$b BACKEND_MANAGED[$name]=$c
 			;;
 		member) MEMBER_WEIGHT[$name]=$a MEMBER_STATE[$name]=$b ;;
 		esac

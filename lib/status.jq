@@ -5,7 +5,7 @@ def pad($width): tostring | . + " " * ([$width - length, 1] | max);
 def left($width): tostring | " " * ([$width - length, 0] | max) + .;
 
 def nexthop_text:
-	if . == null or .address == "" then "unresolved: no route"
+	if .address == null then "unresolved: no route"
 	elif .mac == null then "unresolved: no answer from \(.address) on \(.device)"
 	else "\(.mac) on \(.device)" end;
 

@@ -11,14 +11,17 @@ verb_status() {
 
 # Everything in one document; -j prints it as it is.
 status_json() {
-	local state
+	local state devices counters backend_counters
 	state=$(state_json)
-	jq -n -c --arg instance "$INSTANCE" --arg netns "$(netns_name)" \
-		--argjson state "$state" --argjson reasons "$(reasons_json)" \
-		--argjson devices "$(devices_attached | jq -R 'split(" ") | { name: .[0], mode: .[1] }' | jq -sc .)" \
-		--argjson neighbours "$(ip -j neigh show)" --argjson links "$(ip -j link show)" \
-		--argjson counters "$(jq '.services[].id' <<<"$state" | map_lookup_all counters)" \
-		--argjson backend_counters "$(jq '.backends[].id' <<<"$state" | map_lookup_all backend_counters)" \
+	devices=$(devices_attached |
+		jq -R 'split(" ") | { name: .[0], mode: (if .[1] == "drv" then "native" else .[1] end) }')
+	counters=$(jq '.services[].id' <<<"$state" | map_lookup_all counters)
+	backend_counters=$(jq '.backends[].id' <<<"$state" | map_lookup_all backend_counters)
+	# Not as arguments: one may be 128 KB long, and the neighbours of a large network are more.
+	jq -n -c --arg instance "$INSTANCE" --arg netns "$(netns_name)" --argjson reasons "$(reasons_json)" \
+		--slurpfile state <(echo "$state") --slurpfile devices <(echo "$devices") \
+		--slurpfile counters <(echo "$counters") --slurpfile backend_counters <(echo "$backend_counters") \
+		--slurpfile neighbours <(ip -j neigh show) --slurpfile links <(ip -j link show) \
 		-f "$HERE/lib/status_json.jq"
 }
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Puts together what `lb.sh -j status` prints.
 
+$state[0] as $state |
+
 # The sum over all CPUs, of structs of numbers.
 def total: reduce .[] as $one ({ packets: 0, bytes: 0 };
 	{ packets: (.packets + $one.packets), bytes: (.bytes + $one.bytes) });
@@ -16,9 +18,9 @@ def backend_traffic($id): ($backend_counters | of($id)) as $cpus
 
 # The kernel's neighbour entry of the next hop. It has a MAC address as long as it is any good.
 def nexthop: . as $backend
-	| first(($links[] | select(.ifindex == $backend.neighbour_ifindex) | .ifname), null) as $device
+	| first(($links[][] | select(.ifindex == $backend.neighbour_ifindex) | .ifname), null) as $device
 	| { address: .neighbour, device: $device,
-	    mac: (first($neighbours[] | select(.dst == $backend.neighbour and .dev == $device) | .lladdr) // null) };
+	    mac: (first($neighbours[][] | select(.dst == $backend.neighbour and .dev == $device) | .lladdr) // null) };
 
 def members($service): $state.members[] | select(.service == $service) | . as $member
 	| { address: ($state.backends[] | select(.id == $member.backend) | .address), state, weight };

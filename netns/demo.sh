@@ -33,10 +33,10 @@ log_is_on() {
 		jq -e '.formatted.value.log_until > 0' >/dev/null
 }
 
-# Packets that a backend was sent, from the counters.
-forwarded() {
+# A backend's replies that were sent on, from the counters.
+returned() {
 	"${LB[@]}" -j status | jq --arg address "$1" \
-		'.backends[] | select(.address == $address) | .traffic.forwarded.packets'
+		'.backends[] | select(.address == $address) | .traffic.returned.packets'
 }
 
 # Separate pings, as from many clients: each is balanced on its own.
@@ -70,8 +70,8 @@ show ping_often 2001:db8::10
 
 show "${LB[@]}" status
 for address in 10.0.0.2 10.0.0.3; do
-	(($(forwarded "$address") > 0)) || {
-		say "$address got no ping: something is wrong."
+	(($(returned "$address") > 0)) || {
+		say "$address answered no ping: something is wrong."
 		exit 1
 	}
 done
