@@ -28,7 +28,13 @@ parse_options() {
 		case $1 in
 		-n | -i)
 			(($# >= 2)) || misuse "$1 needs a word after it: $1 $([[ $1 == -n ]] && echo NETNS || echo INSTANCE)"
-			if [[ $1 == -n ]]; then NETNS=$2; else INSTANCE=$2; fi
+			if [[ $1 == -n ]]; then
+				netns_require "$2"
+				NETNS=$2
+			else
+				require_name instance "$2"
+				INSTANCE=$2
+			fi
 			shift 2
 			;;
 		-v) VERBOSE=1 && shift ;;

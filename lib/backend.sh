@@ -4,31 +4,38 @@
 verb_backend() {
 	local what=add
 	[[ ${1:-} != @(drain|del) ]] || { what=$1 && shift; }
-	(($#)) || misuse "backend needs an address: $PROGRAM backend ${what/add/}${what:+ }10.0.0.2"
+	if (($# == 0)); then
+		[[ $what != add ]] || misuse "backend needs an address: $PROGRAM backend 10.0.0.2"
+		misuse "backend $what needs an address: $PROGRAM backend $what 10.0.0.2"
+	fi
 	instance_require
 	parse_address "$1"
 	shift
-	parse_backend_words "$@"
+	parse_backend_words "$what" "$@"
 	[[ $what == add || -n ${BACKEND_ID[$ADDRESS]:-} ]] ||
 		die "no backend $ADDRESS; there are: ${BACKENDS[*]:-none}"
 	services_meant
 	"backend_$what"
 }
 
-# Sets SERVICE and WEIGHT from the words of `[service NAME] [weight N]`.
+# Sets SERVICE and WEIGHT from the words of `[service NAME] [weight N]`, which follow what to do.
 parse_backend_words() {
+	local what=$1 possible='service NAME'
+	shift
+	[[ $what != add ]] || possible+=' or weight N'
 	SERVICE='' WEIGHT=1
 	while (($#)); do
-		(($# >= 2)) || misuse "'$1' needs a word after it, or is not understood: service NAME or weight N would be"
-		case $1 in
-		service) SERVICE=$2 ;;
-		weight)
+		case $what,$1 in
+		*,service | add,weight) (($# >= 2)) || misuse "'$1' needs a word after it: $possible" ;;
+		*) misuse "'$1' is not understood here: $possible would be" ;;
+		esac
+		if [[ $1 == service ]]; then
+			SERVICE=$2
+		else
 			[[ $2 =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] ||
 				misuse "'$2' is not a weight: a number from 1 to 65535 is"
 			WEIGHT=$2
-			;;
-		*) misuse "'$1' is not understood here: service NAME or weight N would be" ;;
-		esac
+		fi
 		shift 2
 	done
 }

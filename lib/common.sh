@@ -87,6 +87,7 @@ edit_distance() {
 # ", did you mean ...?" if some command is near.
 nearest_verb() {
 	local verb distance best=3 nearest=
+	[[ -n $1 ]] || return 0
 	for verb in "${VERBS[@]}"; do
 		[[ $verb != "$1"* && $1 != "$verb"* ]] || { nearest=$verb && break; }
 		distance=$(edit_distance "$1" "$verb")
@@ -98,8 +99,8 @@ nearest_verb() {
 # What a service or instance may be called: it becomes a word of commands; and an instance a file in a
 # BPF filesystem, which takes no dots.
 require_name() {
-	local dot=.
-	[[ $1 != instance ]] || dot=
+	local dot=. article=a
+	[[ $1 != instance ]] || dot='' article=an
 	[[ $2 =~ ^[A-Za-z0-9_][A-Za-z0-9_:$dot-]{0,46}$ ]] ||
-		misuse "'$2' is no name for a $1: up to 47 letters, digits, and any of _:$dot- make one"
+		misuse "'$2' is no name for $article $1: up to 47 letters, digits, and any of _:$dot- make one"
 }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Interfaces, and the program on them.
 
-# The id of the XDP program on the interface, or nothing.
-device_program() {
-	ip -j -d link show dev "$1" | jq -r '.[0].xdp.prog.id // empty'
+# "NAME MODE ID" of each interface with an XDP program; MODE is drv (native) or generic.
+device_programs() {
+	ip -j -d link show | jq -r '.[] | select(.xdp.prog)
+		| "\(.ifname) \(if .xdp.mode == 2 then "generic" else "drv" end) \(.xdp.prog.id)"'
 }
 
 # A program is ours if it uses our maps.
@@ -15,23 +16,23 @@ program_is_ours() {
 		'.map_ids // [] | index($services)' >/dev/null
 }
 
-# "NAME MODE" of each interface that has our program; MODE is drv (native) or generic.
+# Those that are ours.
 devices_attached() {
 	local name mode id
 	while read -r name mode id; do
 		! program_is_ours "$id" || echo "$name $mode"
-	done < <(ip -j -d link show |
-		jq -r '.[] | select(.xdp.prog) | "\(.ifname) \(if .xdp.mode == 2 then "generic" else "drv" end) \(.xdp.prog.id)"')
+	done < <(device_programs)
 }
 
 # Stops unless the interface is there and free, or ours already.
 device_require() {
-	local id
+	local name mode id
 	links_read
-	[[ -n ${LINK_INDEX[$1]:-} ]] || die "no device '$1' here; there are: ${!LINK_INDEX[*]}"
-	id=$(device_program "$1")
-	[[ -z $id ]] || program_is_ours "$id" ||
-		die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp off"
+	[[ -n $1 && -n ${LINK_INDEX[$1]:-} ]] || die "no device '$1' here; there are: ${!LINK_INDEX[*]}"
+	while read -r name mode id; do
+		[[ $name != "$1" ]] || program_is_ours "$id" ||
+			die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp$mode off"
+	done < <(device_programs)
 }
 
 program_name() {
@@ -40,7 +41,7 @@ program_name() {
 
 # device_attach NAME xdp|xdpgeneric. One that is attached already keeps its program, and its mode.
 device_attach() {
-	if [[ -n $(device_program "$1") ]]; then
+	if grep -q "^$1 " <<<"$(devices_attached)"; then
 		say "$1: attached already"
 		return
 	fi
@@ -54,7 +55,7 @@ device_attach() {
 device_detach() {
 	local name mode
 	while read -r name mode; do
-		[[ $name != "$1" ]] || run ip link set dev "$1" "${mode/#/xdp}" off
+		[[ $name != "$1" ]] || run ip link set dev "$1" "xdp$mode" off
 	done < <(devices_attached)
 }
 
@@ -97,12 +98,11 @@ up_undo() {
 verb_down() {
 	local device
 	state_read
-	if instance_exists && ! instance_is_orphan; then
-		instance_require
-	elif (($# == 0)); then
+	if (($# == 0)) && { ! instance_exists || instance_is_orphan; }; then
 		instance_remove_pins
 		return
 	fi
+	instance_require
 	for device; do
 		device_require "$device"
 	done

@@ -89,7 +89,9 @@ control_load() {
 	local -a script=("mount --bind $MAPS $BPFFS" "bpftool prog loadall $OBJECT $BPFFS/loading")
 	run rm -rf "$MAPS/loading"
 	run_quietly unshare -m bash -c "${script[0]} && ${script[1]}" ||
-		die "the kernel did not take $OBJECT, see above; is it this version's, as make builds it?"
+		die "the kernel did not take $OBJECT; what it said is above"
+	[[ -e $MAPS/loading/ring_fill && -e $MAPS/services ]] ||
+		die "$OBJECT is not the object of xdp_lb: run make first"
 	run rm -f "$MAPS"/loading/xdp_* # ip loads its own
 	run mv "$MAPS/loading" "$CONTROL"
 }

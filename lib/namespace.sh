@@ -33,11 +33,14 @@ outer_mount_namespace() {
 	done
 }
 
+netns_require() {
+	[[ $1 != */* && $(stat -f -c %T "/run/netns/$1" 2>/dev/null) == nsfs ]] ||
+		die "no network namespace '$1'; there are: $(ip netns list | awk '{printf "%s ", $1}')"
+}
+
 enter_namespaces() {
 	local outer
 	if [[ -n $NETNS ]]; then
-		[[ -e /run/netns/$NETNS ]] ||
-			die "no network namespace '$NETNS'; there are: $(ip netns list | awk '{printf "%s ", $1}')"
 		ENTER=(--net="/run/netns/$NETNS")
 		reexec "$@"
 	fi
