@@ -51,11 +51,12 @@ instance_require_netns() {
 		die "instance '$INSTANCE' belongs to another network namespace$(netns_names "$STATE_NETNS"): give -n NETNS, or another name with -i"
 }
 
-# Left behind by a network namespace that is gone? Its inode may have been given to another one, which
-# has no interface with our program then.
+# Left behind by a network namespace that is gone? Its inode may have been given to another one: that has
+# no interface with our program; nor, if it is this one, lo as `up` left it.
 instance_is_orphan() {
-	((STATE_NETNS != 0 && STATE_NETNS != $(netns_inode))) || return 1
-	! netns_exists "$STATE_NETNS" || ! instance_is_attached
+	((STATE_NETNS != 0)) || return 1
+	! instance_is_attached || return 1
+	((STATE_NETNS != $(netns_inode))) || [[ $(sysctl -n net.ipv4.conf.lo.forwarding) == 0 ]]
 }
 
 # Does any interface, wherever it is, have a program that uses our maps?
@@ -71,7 +72,7 @@ instance_create() {
 	[[ -e $OBJECT ]] || die "$OBJECT is missing: run make first"
 	run rm -rf "$DIR~" # a `down` was killed
 	if instance_is_orphan; then
-		warn "instance '$INSTANCE' was left by a network namespace that is gone: starting afresh"
+		warn "instance '$INSTANCE' was left behind, attached to nothing: starting afresh"
 		instance_remove_pins
 	fi
 	run mkdir -p "$MAPS"

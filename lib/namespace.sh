@@ -55,13 +55,6 @@ enter_namespaces() {
 		die "no BPF filesystem on $BPFFS, and it cannot be mounted: mount -t bpf bpf $BPFFS"
 }
 
-# Is this network namespace still alive, going by its inode?
-netns_exists() {
-	local inodes
-	inodes=$(stat -Lc %i /run/netns/* /proc/[0-9]*/ns/net 2>/dev/null) || true
-	grep -qx "$1" <<<"$inodes"
-}
-
 netns_inode() {
 	stat -Lc %i /proc/self/ns/net
 }
