@@ -149,7 +149,8 @@ member_require() {
 
 backend_del() {
 	local name
-	member_require
+	# One that is a member of nothing is what a killed `del` leaves.
+	! backend_is_used "$ADDRESS" || member_require
 	for name in "${MEANT[@]}"; do
 		backend_leave "$name" "$ADDRESS"
 	done
@@ -166,13 +167,19 @@ backend_leave() {
 	unset "MEMBER_WEIGHT[$key]"
 }
 
+backend_is_used() {
+	local key
+	for key in "${!MEMBER_WEIGHT[@]}"; do
+		[[ ${key#*,} != "${BACKEND_ID[$1]}" ]] || return 0
+	done
+	return 1
+}
+
 # Forgets a backend that is a member of nothing any more.
 backend_forget_unused() {
-	local address=$1 id=${BACKEND_ID[$1]} key
-	for key in "${!MEMBER_WEIGHT[@]}"; do
-		[[ ${key#*,} != "$id" ]] || return 0
-	done
-	map_update targets "$(little_endian "$id" 4)" "$(encode target)"
+	local address=$1
+	! backend_is_used "$address" || return 0
+	map_update targets "$(little_endian "${BACKEND_ID[$address]}" 4)" "$(encode target)"
 	neighbour_release "$address"
 	map_delete backends "$(encode backend_key address="$(address_octets "$address")")"
 	unset "BACKEND_ID[$address]"

@@ -99,7 +99,7 @@ verb_down() {
 	local device
 	state_read
 	if (($# == 0)) && { ! instance_exists || instance_is_orphan; }; then
-		instance_remove_pins
+		instance_discard
 		return
 	fi
 	instance_require

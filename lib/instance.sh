@@ -59,6 +59,11 @@ instance_is_orphan() {
 	((STATE_NETNS != $(netns_inode))) || [[ $(sysctl -n net.ipv4.conf.lo.forwarding) == 0 ]]
 }
 
+# Removes an orphan. In this network namespace it may be what a killed `down` has left to do.
+instance_discard() {
+	if ((STATE_NETNS == $(netns_inode))); then instance_destroy; else instance_remove_pins; fi
+}
+
 # Does any interface, wherever it is, have a program that uses our maps?
 instance_is_attached() {
 	local services
@@ -73,7 +78,7 @@ instance_create() {
 	run rm -rf "$DIR~" # a `down` was killed
 	if instance_is_orphan; then
 		warn "instance '$INSTANCE' was left behind, attached to nothing: starting afresh"
-		instance_remove_pins
+		instance_discard
 	fi
 	run mkdir -p "$MAPS"
 	[[ -d $CONTROL ]] || control_load

@@ -141,7 +141,6 @@ service_delete() {
 	service_require "$name"
 	vip_remove "$name"
 	for address in "${BACKENDS[@]}"; do
-		[[ -n $(member_weight "$name" "$address") ]] || continue
 		backend_leave "$name" "$address"
 		backend_forget_unused "$address"
 	done
