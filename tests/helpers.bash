@@ -42,3 +42,81 @@ await() { # SECONDS CMD...
 		sleep 0.02
 	done
 }
+
+# Runs a command on a host in the background, with its output in a file. Its pid is in $!.
+start_on() { # HOST FILE CMD...
+	nsenter --net="/run/netns/$PREFIX$1" -- "${@:3}" >"$2" 2>&1 3>&- &
+}
+
+# For teardown: ends what the test still has running. Children only, so no process id is stale.
+end_jobs() {
+	local pid
+	for pid in $(jobs -pr); do
+		kill -KILL "$pid"
+	done
+	wait
+}
+
+# The balancer of the lab, from outside. Its instance is named after the namespace.
+lb() { # WORDS...
+	"$TOP/lb.sh" -n "${PREFIX}lb" "$@"
+}
+
+# Where a map of this instance is pinned.
+pin() { # NAME
+	echo "/sys/fs/bpf/xdp_lb/${PREFIX}lb/tc/globals/$1"
+}
+
+# One of its maps: [{key, value}].
+map_dump() { # NAME
+	bpftool -j map dump pinned "$(pin "$1")" | jq -c 'map(.formatted)'
+}
+
+# The id of the map that is a service's ring.
+ring_id() { # SERVICE_ID
+	local octets
+	octets=$(bpftool -j map lookup pinned "$(pin rings)" key "$1" 0 0 0 |
+		jq -r '.value | reverse | map(ltrimstr("0x")) | join("")')
+	echo "$((16#$octets))"
+}
+
+# For teardown_file. By name, not with "down": this must work even if "down" does not.
+remove_lab() {
+	local ns
+	for ns in "/run/netns/$PREFIX"*; do
+		[[ ! -e $ns ]] || ip netns del "${ns##*/}"
+	done
+	rm -rf "/sys/fs/bpf/xdp_lb/$PREFIX"*
+	[[ ! -d /sys/fs/bpf/xdp_lb ]] || rmdir --ignore-fail-on-non-empty /sys/fs/bpf/xdp_lb
+}
+
+# What `down` must leave as `up` found it, in the balancer's network namespace.
+host_config() {
+	on lb ip -j address | jq -c 'map(.xdp |= .prog.name)'
+	on lb ip -j neigh | jq -c 'map(select(has("managed") or has("extern_learn")) | [.dst, .dev]) | sort'
+	on lb sysctl -a -r '^net\.ipv[46]\.(ip_forward|conf\..*forwarding)'
+}
+
+# What it must remove: pins, and processes in the namespace, which end a moment later.
+nothing_is_left() {
+	if compgen -G "/sys/fs/bpf/xdp_lb/${PREFIX}lb*"; then
+		echo "these are left"
+		return 1
+	fi
+	await 5 no_process
+}
+
+no_process() {
+	[[ -z $(ip netns pids "${PREFIX}lb") ]]
+}
+
+# Fails unless $output contains each text.
+output_has() { # TEXT...
+	local text
+	for text in "$@"; do
+		[[ $output == *"$text"* ]] || {
+			printf 'no "%s" in:\n%s\n' "$text" "$output"
+			return 1
+		}
+	done
+}

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A lab with a balancer in it, frames run through its program, and what its maps hold.
+
+    with Balancer("t1") as balancer:
+        result = balancer.run(frame)
+
+`bpftool prog run` calls the program that is attached to the balancer's interface, with a frame that
+has not come over any wire. The kernel does not take frames below ETH_HLEN (14 octets) for that.
+"""
+import contextlib
+import enum
+import ipaddress
+import json
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from typing import NamedTuple
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Verdict(enum.IntEnum):
+    """enum xdp_action of linux/bpf.h."""
+
+    ABORTED = 0
+    DROP = 1
+    PASS = 2
+    TX = 3
+    REDIRECT = 4
+
+
+class Result(NamedTuple):
+    """What became of a frame."""
+
+    verdict: Verdict
+    frame: bytes
+
+
+def command(*words, stdin=""):
+    """Runs a command and returns its output. If it fails, so does the test, with what it said."""
+    done = subprocess.run(words, input=stdin, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def wait_for(condition, what, seconds=10):
+    """Asks until the answer is yes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def octets(address):
+    """An address as struct addr has it: 16 octets, an IPv4 address mapped."""
+    address = ipaddress.ip_address(address)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def address_text(octets_):
+    """The reverse."""
+    address = ipaddress.IPv6Address(bytes(octets_))
+    return str(address.ipv4_mapped or address)
+
+
+def index_key(index):
+    """The key of an array's element."""
+    return index.to_bytes(4, sys.byteorder)
+
+
+class Layout:
+    """Structs and enumerators as the BTF of the loaded object describes them."""
+
+    def __init__(self, types):
+        self.by_id = {one["id"]: one for one in types}
+        self.by_name = {(one["kind"], one["name"]): one for one in types}
+
+    def size(self, type_id):
+        one = self.by_id[type_id]
+        if one["kind"] == "ARRAY":
+            return one["nr_elems"] * self.size(one["type_id"])
+        return one["size"] if "size" in one else self.size(one["type_id"])
+
+    def enumerators(self, name):
+        return [value["name"] for value in self.by_name["ENUM", name]["values"]]
+
+    def encode(self, name, old=None, **values):
+        """The struct's octets: the old ones, or zeros, with these values, numbers in host order."""
+        one = self.by_name["STRUCT", name]
+        out = bytearray(old or one["size"])
+        for member in one["members"]:
+            value = values.pop(member["name"], None)
+            start, size = member["bits_offset"] // 8, self.size(member["type_id"])
+            if isinstance(value, int):
+                value = value.to_bytes(size, sys.byteorder)
+            if value is not None:
+                out[start : start + size] = value.ljust(size, b"\0")
+        assert not values, f"struct {name} has no {', '.join(values)}"
+        return bytes(out)
+
+
+class Balancer:
+    """The lab and the instance; both are named after `name` and gone at the end of the `with`."""
+
+    device = "veth6"
+
+    def __init__(self, name):
+        self.prefix = f"{name}-"
+        self.netns = f"{self.prefix}lb"
+        self.instance = f"{name}-packets"
+        self.maps = f"/sys/fs/bpf/xdp_lb/{self.instance}/tc/globals"
+        self.known = {}  # what services() and backends() found; lb.sh may change it
+        self.cleanup = contextlib.ExitStack()
+
+    def __enter__(self):
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.lab, "down")  # first: if `up` is interrupted, there is half a lab
+            self.lab("up")
+            undo.callback(self.lb, "down")
+            self.lb("up", self.device)
+            self.ifindex, self.program = self.interface(self.device)
+            self.layout = self.read_layout()
+            self.cleanup = undo.pop_all()
+        return self
+
+    def __exit__(self, *exception):
+        self.cleanup.close()
+
+    def lab(self, *words):
+        return command(str(TOP / "netns/lab.sh"), "-p", self.prefix, *words)
+
+    def lb(self, *words):
+        self.known.clear()
+        return command(str(TOP / "lb.sh"), "-n", self.netns, "-i", self.instance, *words)
+
+    def ip(self, *words):
+        """ip within the balancer's network namespace; what it prints, if anything, as JSON."""
+        return json.loads(command("ip", "-n", self.netns, "-d", "-j", *words) or "null")
+
+    def interface(self, device):
+        """Its index, and the id of the XDP program on it or None."""
+        link = self.ip("link", "show", "dev", device)[0]
+        return link["ifindex"], link.get("xdp", {}).get("prog", {}).get("id")
+
+    def add_backend(self, address, service):
+        """Adds one that answers, and waits until the balancer's kernel has its MAC address."""
+        self.lb("backend", address, "service", service)
+        wait_for(lambda: "lladdr" in self.ip("neigh", "show", address)[0], f"MAC of {address}")
+
+    def bpftool(self, *words):
+        """One command of bpftool, done in the namespace; None if it has nothing to show."""
+        return self.batch([words])[0]
+
+    def batch(self, commands):
+        """Several, in one process. Of each its output."""
+        lines = "".join(" ".join(map(str, words)) + "\n" for words in commands)
+        words = f"nsenter --net=/run/netns/{self.netns} bpftool -j batch file -".split()
+        # Its exit status says little: a look-up that finds nothing fails too.
+        done = subprocess.run(words, input=lines, text=True, capture_output=True, check=False)
+        outputs = [one["output"] for one in json.loads(done.stdout)] if done.stdout else []
+        failed = [one for one in outputs if isinstance(one, dict) and "error" in one]
+        assert not failed and len(outputs) == lines.count("\n"), f"bpftool: {failed} {done.stderr}"
+        return outputs
+
+    def read_layout(self):
+        btf = self.bpftool("map", "show", "pinned", f"{self.maps}/services")["btf_id"]
+        # Not as a batch, where bpftool's JSON of this command has another form.
+        return Layout(json.loads(command("bpftool", "-j", "btf", "dump", "id", str(btf)))["types"])
+
+    # --- Frames ---
+
+    def run(self, frame, ifindex=None):
+        """What the program makes of a frame that came in at veth6, or at another interface."""
+        return self.run_all([frame], ifindex)[0]
+
+    def run_all(self, frames, ifindex=None):
+        """The same for many frames, in this order."""
+        # In memory, where that can be had: a disk takes its time for thousands of files.
+        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        with tempfile.TemporaryDirectory(dir=memory) as files:
+            outputs = self.batch(
+                self.prog_run(frame, pathlib.Path(files, str(i)), ifindex or self.ifindex)
+                for i, frame in enumerate(frames)
+            )
+        return [Result(Verdict(one["retval"]), bytes(one["data_out"])) for one in outputs]
+
+    def prog_run(self, frame, file, ifindex):
+        """The command for a frame, which is put into the file; `data_out -` is into the JSON."""
+        # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        context = file.with_name(f"xdp_md.{len(frame)}")
+        if not context.exists():
+            context.write_bytes(struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0))
+        file.write_bytes(frame)
+        files = f"data_in {file} data_out - ctx_in {context}"
+        return "prog run id", self.program, files, "repeat 1"
+
+    # --- Maps ---
+
+    def dump(self, name):
+        """All entries, as bpftool formats them."""
+        return [
+            one["formatted"] for one in self.bpftool("map", "dump", "pinned", f"{self.maps}/{name}")
+        ]
+
+    def lookup(self, name, key):
+        """The entry as bpftool shows it, or None."""
+        return self.bpftool(*self.map_command("lookup", name, key))
+
+    def change(self, name, key, struct_name, **values):
+        """Writes some fields of an entry that is there, a struct of that name."""
+        old = bytes(int(octet, 16) for octet in self.lookup(name, key)["value"])
+        value = self.layout.encode(struct_name, old, **values)
+        self.bpftool(*self.map_command("update", name, key), "value", "hex", value.hex(" "))
+
+    def map_command(self, verb, name, key):
+        return "map", verb, "pinned", f"{self.maps}/{name}", "key", "hex", key.hex(" ")
+
+    @property
+    def settings(self):
+        return self.lookup("settings", index_key(0))["formatted"]["value"]
+
+    def change_settings(self, **values):
+        self.change("settings", index_key(0), "settings", **values)
+
+    def services(self):
+        """Name -> id."""
+        if "services" not in self.known:
+            values = [one["value"] for one in self.dump("services")]
+            self.known["services"] = {value["name"]: value["id"] for value in values}
+        return self.known["services"]
+
+    def backends(self):
+        """Address -> id."""
+        if "backends" not in self.known:
+            self.known["backends"] = {
+                address_text(one["key"]["address"]["octets"]): one["value"]["id"]
+                for one in self.dump("backends")
+            }
+        return self.known["backends"]
+
+    def forget_next_hop_age(self, backend):
+        """Makes the datapath look up its next hop again now, not only after a second."""
+        self.change("targets", index_key(self.backends()[backend]), "target", checked=0)
+
+    # --- Flows ---
+
+    def flow_key(self, source, destination, source_port, destination_port, protocol):
+        return self.layout.encode(
+            "flow_key",
+            source=octets(source),
+            destination=octets(destination),
+            source_port=socket.htons(source_port),
+            destination_port=socket.htons(destination_port),
+            protocol=protocol,
+        )
+
+    def flow(self, key):
+        """The entry in the words of people; None if there is none."""
+        entry = self.lookup("flows", key)
+        if entry is None:
+            return None
+        flow = entry["formatted"]["value"]
+        return {
+            "source": address_text(flow["source"]["octets"]),
+            "destination": address_text(flow["destination"]["octets"]),
+            "source_port": socket.ntohs(flow["source_port"]),
+            "destination_port": socket.ntohs(flow["destination_port"]),
+            "direction": flow["direction"],
+            "service": flow["service"],
+            "backend": flow["backend"],
+            "ifindex": flow["ifindex"],
+            "dst_mac": bytes(flow["dst_mac"]).hex(":"),
+            "src_mac": bytes(flow["src_mac"]).hex(":"),
+        }
+
+    def age_flow(self, key, seconds):
+        """Makes an entry look as if its last packet were that much longer ago."""
+        seen = self.lookup("flows", key)["formatted"]["value"]["seen"]
+        self.change("flows", key, "flow", seen=seen - seconds * self.settings["hz"])
+
+    # --- Counters ---
+
+    @contextlib.contextmanager
+    def counting(self, what="packets"):
+        """Yields a Counter that has, after the `with`, what was added: {"ping forwarded": 1}."""
+        added = Counter()
+        before = self.counters(what)
+        yield added
+        added.update(self.counters(what) - before)
+
+    def counters(self, what):
+        """Of every service by its name, and of every backend by its address."""
+        reasons = [name[len("REASON_") :].lower() for name in self.layout.enumerators("reason")]
+        asked = [("counters", *one) for one in self.services().items()]
+        asked += [("backend_counters", *one) for one in self.backends().items()]
+        commands = [self.map_command("lookup", of, index_key(index)) for of, _, index in asked]
+        total = Counter()
+        for (_, name, _), output in zip(asked, self.batch(commands)):
+            for cpu in output["formatted"]["values"]:
+                traffic = cpu["value"]
+                if "by_reason" in traffic:
+                    traffic = dict(zip(reasons, traffic["by_reason"]))
+                for reason, amount in traffic.items():
+                    total[f"{name} {reason}"] += amount[what]
+        return total

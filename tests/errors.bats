@@ -1,0 +1,374 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Bad input and faults: what is said, the exit status, and that nothing has changed.
+
+bats_require_minimum_version 1.5.0
+load helpers
+set -o pipefail # jq -e is content with no input at all
+
+setup_file() {
+	PREFIX=$(lab_prefix)
+	COPY=$(mktemp -d) # of the command, for tests that break it
+	export PREFIX COPY
+	unset LB_INSTANCE
+}
+
+teardown_file() {
+	remove_lab
+	rm -rf "$COPY"
+}
+
+# A balancer with a backend and a service more. As no test changes it, it is made once only.
+setup() {
+	require_root
+	if [[ ! -e $(pin services) ]]; then
+		lab up >/dev/null
+		lb up veth6
+		lb backend 10.0.0.2
+		lb service web icmp 10.0.0.20
+	fi
+	everything >"$BATS_TEST_TMPDIR/before"
+}
+
+teardown() {
+	end_jobs
+	if ! unchanged || [[ -z $BATS_TEST_COMPLETED ]]; then
+		remove_lab # the next test gets a new one
+		return 1
+	fi
+}
+
+# All that lb.sh could have changed.
+everything() {
+	local map
+	host_config
+	on lb ip -j -d link show dev veth6 | jq -c '.[0].xdp'
+	for map in services backends members; do map_dump "$map"; done
+	find "/sys/fs/bpf/xdp_lb/${PREFIX}lb"* -printf '%p %i\n'
+}
+
+unchanged() {
+	diff "$BATS_TEST_TMPDIR/before" <(everything)
+}
+
+# refuses STATUS TEXT WORDS...: lb.sh says the text, on stderr alone. That it leaves all as it was is
+# looked at when the test ends.
+refuses() {
+	run "-$1" --separate-stderr lb "${@:3}"
+	says "$2"
+}
+
+# One line, of a text that may have more.
+says() { # TEXT
+	if [[ -n $output || $stderr != lb.sh:\ *"$1"* || ${stderr/"$1"/} == *$'\n'* ]]; then
+		printf 'instead of one line with "%s":\n%s\n%s\n' "$1" "$output" "$stderr"
+		return 1
+	fi
+}
+
+# Puts the command into the directory COPY, as it is.
+copy_command() {
+	rm -rf "${COPY:?}"/*
+	cp -r "$TOP/lb.sh" "$TOP/lib" "$TOP/xdp_lb.o" "$COPY"
+	chmod -R a+rX "$COPY"
+}
+
+@test "somebody who is not root is told so" {
+	copy_command
+	run -1 --separate-stderr setpriv --reuid=65534 --clear-groups "$COPY/lb.sh" status
+	says "needs root"
+	run -0 setpriv --reuid=65534 --clear-groups "$COPY/lb.sh" help
+	output_has "backend drain"
+}
+
+@test "an unknown command is named, with the one that was meant" {
+	local typed meant
+	while read -r typed meant; do
+		refuses 2 "'$typed', did you mean '$meant'?" "$typed"
+	done <<-EOF
+		statsu status
+		stat status
+		backnd backend
+		backends backend
+		servce service
+		dwon down
+		lgo log
+		halp help
+	EOF
+	refuses 2 "'xyzzy'; see lb.sh help" xyzzy
+	refuses 2 "'xyzzy'; see lb.sh help" xyzzy up veth6
+	refuses 2 "'verb_up'" verb_up
+	refuses 2 "''; see lb.sh help" ''
+}
+
+@test "an unknown option is named, with those that there are" {
+	refuses 2 "'-x': the options are -n NETNS, -i INSTANCE, -j and -v" -x status
+	refuses 2 "'--json': the options are" --json status
+	refuses 2 "-n needs a word" -n
+	refuses 2 "-i needs a word" -v -i
+}
+
+@test "missing words are asked for, with an example" {
+	refuses 2 "up needs a device: lb.sh up veth6" up
+	refuses 2 "up needs a device: lb.sh up veth6" up generic
+	refuses 2 "lb.sh service ping icmp 10.0.0.10" service
+	refuses 2 "lb.sh service ping icmp 10.0.0.10" service web
+	refuses 2 "lb.sh service ping icmp 10.0.0.10" service web icmp
+	refuses 2 "lb.sh service del web" service del
+	refuses 2 "lb.sh backend 10.0.0.2" backend
+	refuses 2 "lb.sh backend drain 10.0.0.2" backend drain
+	refuses 2 "lb.sh backend del 10.0.0.2" backend del
+	refuses 2 "'weight' needs a word" backend 10.0.0.2 weight
+	refuses 2 "'service' needs a word" backend 10.0.0.2 service
+	refuses 2 "lb.sh log count 10" log count
+	refuses 2 "nat is" service web icmp 10.0.0.20 mode
+}
+
+@test "words too many are named" {
+	refuses 2 "'now'" status now
+	refuses 2 "'now'" log now
+	refuses 2 "'now'" backend 10.0.0.2 now
+	refuses 2 "'now'" backend 10.0.0.2 weight 1 now
+	refuses 2 "'now'" backend del 10.0.0.2 now
+	refuses 2 "'now'" service web icmp 10.0.0.20 now
+	refuses 2 "'fast'" service web icmp 10.0.0.20 mode fast
+	refuses 2 "lb.sh service del web" service del web now
+	refuses 2 "weight" backend del 10.0.0.2 weight 3
+	refuses 2 "weight" backend drain 10.0.0.2 weight 3
+}
+
+@test "what is no address is named, wherever it stands" {
+	local word
+	for word in '' h2 10 10.0.0 10.0.0. 10.0.0.2.3 10..0.2 10.0.0.256 10.0.0.02 10.0.0.-2 10.0.0.2/24 \
+		0x0a.0.0.2 4294967295 1e1.0.0.2 '10.0.0.2 ' ' 10.0.0.2' $'10.0.0.2\n' '10.0.0.*' '*' \
+		: ::: 2001:db8 2001:db8::2::3 2001:db8::g 2001:db8:::2 12345:: 1:2:3:4:5:6:7 1:2:3:4:5:6:7: \
+		:1:2:3:4:5:6:7 1:2:3:4:5:6:7:8:9 1:2:3:4::5:6:7:8 2001:db8::2/64 2001:db8::2%veth6 '[2001:db8::2]' \
+		::ffff:10.0.0.256 ::ffff:10.0.0 10.0.0.2::1 10.0.0.2:1:10.0.0.2:: 1:2:3:4:5:6:7:10.0.0.2; do
+		refuses 2 "'$word' is not an address" backend "$word"
+	done
+	refuses 2 "'10.0.0.256' is not an address" backend drain 10.0.0.256
+	refuses 2 "'10.0.0.256' is not an address" backend del 10.0.0.256
+	refuses 2 "'10.0.0.256' is not an address" service new icmp 10.0.0.256
+}
+
+@test "addresses that no other host has are refused" {
+	local word
+	for word in 0.0.0.0 0.1.2.3 127.0.0.1 127.1.2.3 224.0.0.1 239.1.2.3 240.0.0.1 255.255.255.255 \
+		::ffff:127.0.0.1 :: ::1 ff02::1 ff0e::1 fe80::2 febf::1; do
+		refuses 2 "'$word' cannot be used" backend "$word"
+		refuses 2 "'$word' cannot be used" service new icmp "$word"
+	done
+}
+
+@test "the balancer's own addresses are no backends" {
+	local word
+	for word in 10.0.0.10 10.0.0.20 2001:db8::10; do
+		refuses 1 "'$word' is an address of this host" backend "$word"
+	done
+}
+
+@test "a backend of the other address family than its service is refused" {
+	refuses 1 "service 'ping' has the IPv4 address 10.0.0.10" backend 2001:db8::2 service ping
+	refuses 1 "service 'ping6' has the IPv6 address 2001:db8::10" backend 10.0.0.2 service ping6
+}
+
+@test "what is no weight is named" {
+	local word
+	for word in 0 -1 +1 65536 100000 99999999999999999999 1.5 1e3 0x10 heavy '' ' 1' '1 2'; do
+		refuses 2 "'$word' is not a weight: a number from 1 to 65535 is" backend 10.0.0.3 weight "$word"
+	done
+}
+
+@test "unknown services and backends are named, with those that there are" {
+	refuses 1 "'wbe'; there are: ping ping6 web" backend 10.0.0.2 service wbe
+	refuses 1 "'wbe'; there are: ping ping6 web" service del wbe
+	refuses 1 "10.0.0.3; there are: 10.0.0.2" backend drain 10.0.0.3
+	refuses 1 "10.0.0.3; there are: 10.0.0.2" backend del 10.0.0.3
+	refuses 1 "2001:db8::2; there are: 10.0.0.2" backend del 2001:db8::2 service web
+}
+
+@test "a backend of one service cannot be drained or deleted in another" {
+	lb backend 10.0.0.3 service ping
+	run -1 --separate-stderr lb backend drain 10.0.0.3 service web
+	[[ $stderr == "lb.sh: 10.0.0.3 is not a backend of service 'web'" ]]
+	run -1 --separate-stderr lb backend del 10.0.0.3 service web
+	[[ $stderr == "lb.sh: 10.0.0.3 is not a backend of service 'web'" ]]
+	lb -j status | jq -e '.services | map(select(.name == "ping") | .backends[] | [.address, .state])
+		== [["10.0.0.2", "active"], ["10.0.0.3", "active"]]'
+	lb backend del 10.0.0.3
+}
+
+@test "a service that cannot be is refused" {
+	refuses 2 "'tcp' services are not there yet" service new tcp 10.0.0.30
+	refuses 2 "'udp' services are not there yet" service new udp 2001:db8::30
+	refuses 2 "'sctp' is not a protocol" service new sctp 10.0.0.30
+	refuses 2 "'' is not a protocol" service new '' 10.0.0.30
+	refuses 1 "'web' has the address 10.0.0.20 already" service web icmp 10.0.0.30
+	refuses 1 "10.0.0.20 is service 'web' already" service new icmp 10.0.0.20
+	refuses 1 "10.0.0.10 is service 'ping' already" service new icmp ::ffff:10.0.0.10
+}
+
+@test "names that are no names are refused" {
+	local long=12345678901234567890123456789012345678901234567 word
+	for word in '' ' ' 'a b' a/b ../a -a .a 'a*' "a'b" $'a\nb' "ä" "${long}8"; do
+		refuses 2 "'$word' is no name for a service" service "$word" icmp 10.0.0.30
+	done
+	for word in '' ' ' 'a b' a/b ../a . .. -a a.b 'a*' "a'b" $'a\nb' "ä" "${long}8"; do
+		run -2 --separate-stderr "$TOP/lb.sh" -n "${PREFIX}lb" -i "$word" status
+		[[ $stderr == "lb.sh: '$word' is no name for a instance"* || $stderr == "lb.sh: '$word' is no name for an instance"* ]]
+	done
+	LB_INSTANCE=a.b run -2 --separate-stderr lb status
+	says "'a.b' is no name"
+}
+
+@test "an unknown network namespace is named, with those that there are" {
+	local word
+	for word in "${PREFIX}none" . .. ../netns "../netns/${PREFIX}lb" ''; do
+		run -1 --separate-stderr "$TOP/lb.sh" -n "$word" status
+		says "no network namespace '$word'; there are: "
+		[[ $stderr == *" ${PREFIX}lb "* ]]
+	done
+	touch "/run/netns/${PREFIX}dead" # as a killed ip leaves it
+	run -1 --separate-stderr "$TOP/lb.sh" -n "${PREFIX}dead" status
+	rm "/run/netns/${PREFIX}dead"
+	[[ $stderr == *"lb.sh: "*"'${PREFIX}dead'"* ]] || { echo "$stderr" && false; } # ip has its say too
+}
+
+@test "an unknown device is named, with those that there are" {
+	refuses 1 "no device 'veth9' here; there are: lo veth6" up veth9
+	refuses 1 "no device 'veth9' here; there are: lo veth6" up veth6 veth9
+	refuses 1 "no device 'veth9' here; there are: lo veth6" down veth9
+	refuses 1 "no device '' here" up ''
+	refuses 1 "no device '-1' here" up -1
+	refuses 1 "no device 'a b' here" up 'a b'
+}
+
+@test "without up, the other commands say what to do first" {
+	local words
+	for words in status log 'backend 10.0.0.2' 'backend del 10.0.0.2' 'service web icmp 10.0.0.30' \
+		'service del web' 'down veth6'; do
+		# shellcheck disable=SC2086 # several
+		refuses 1 "nothing is up as instance '${PREFIX}no': lb.sh up DEV" -i "${PREFIX}no" $words
+		[[ $stderr == *" ${PREFIX}lb"* ]] # that one is up
+	done
+}
+
+@test "the instance of another network namespace is left alone" {
+	local words
+	for words in status 'up veth0' down 'backend 10.0.0.3' 'service del web'; do
+		# shellcheck disable=SC2086 # several
+		run -1 --separate-stderr "$TOP/lb.sh" -n "${PREFIX}h1" -i "${PREFIX}lb" $words
+		says "instance '${PREFIX}lb' belongs to another network namespace"
+	done
+}
+
+# A second balancer, which must not come to be.
+up_fails() { # COMMAND WORDS...
+	on h2 sysctl -a -r '^net\.ipv[46]\.(ip_forward|conf\..*forwarding)' >"$BATS_TEST_TMPDIR/sysctls"
+	run -1 --separate-stderr on h2 "$1" -i "${PREFIX}second" up veth2 "${@:2}"
+	if compgen -G "/sys/fs/bpf/xdp_lb/${PREFIX}second*"; then false; fi
+	on h2 sysctl -a -r '^net\.ipv[46]\.(ip_forward|conf\..*forwarding)' | diff "$BATS_TEST_TMPDIR/sysctls" -
+}
+
+h2_program() {
+	on h2 ip -j -d link show dev veth2 | jq -c '.[0].xdp.prog | [.name, .id]'
+}
+
+@test "somebody else's XDP program is named and stays" {
+	local mode program
+	for mode in xdpdrv xdpgeneric; do
+		on h2 ip link set dev veth2 "$mode" obj "$TOP/netns/xdp_pass.o" program xdp_pass
+		program=$(h2_program)
+		up_fails "$TOP/lb.sh"
+		says "'veth2' has somebody else's XDP program: xdp_pass"
+		up_fails "$TOP/lb.sh" generic
+		says "'veth2' has somebody else's XDP program: xdp_pass"
+		[[ $(h2_program) == "$program" ]]
+		# What it says is true: it can be taken off so.
+		[[ $stderr =~ 'To take it off: '(.*) ]]
+		# shellcheck disable=SC2086 # a command
+		on h2 ${BASH_REMATCH[1]}
+		[[ $(h2_program) == '[null,null]' ]]
+	done
+}
+
+@test "without the object, up says how to get it" {
+	copy_command
+	rm "$COPY/xdp_lb.o"
+	up_fails "$COPY/lb.sh"
+	says "$COPY/xdp_lb.o is missing: run make first"
+	run -0 "$COPY/lb.sh" -n "${PREFIX}lb" status # needs none
+}
+
+# Fails to come up with the object that is there now, and says so last.
+up_takes_no_object() {
+	up_fails "$COPY/lb.sh"
+	[[ ${stderr##*$'\n'} == lb.sh:*"$COPY/xdp_lb.o"* ]] || { echo "$stderr" && false; }
+	[[ $(h2_program) == '[null,null]' ]]
+}
+
+@test "an object that is damaged leaves nothing behind" {
+	copy_command
+	head -c 20000 "$TOP/xdp_lb.o" >"$COPY/xdp_lb.o"
+	up_takes_no_object
+	echo "no object at all" >"$COPY/xdp_lb.o"
+	up_takes_no_object
+	cp "$TOP/netns/xdp_pass.o" "$COPY/xdp_lb.o" # a good one, but another one
+	up_takes_no_object
+}
+
+@test "an object that the kernel refuses leaves nothing behind, and the kernel's words are shown" {
+	local source=$COPY/source
+	copy_command
+	mkdir "$source"
+	cp -r "$TOP"/{Makefile,*.[ch],datapath,control} "$source"
+	cat >>"$source/xdp_lb.c" <<-'EOF'
+		SEC("syscall")
+		int reads_anywhere(void *unused)
+		{
+			return *(volatile int *)8;
+		}
+	EOF
+	make -C "$source" xdp_lb.o
+	mv "$source/xdp_lb.o" "$COPY/xdp_lb.o"
+	up_takes_no_object
+	[[ $stderr == *"invalid mem access"* ]]
+}
+
+@test "a missing tool is named with the package that has it" {
+	local tool package bin=$BATS_TEST_TMPDIR/bin all any
+	all=(dirname readlink stat ip bpftool jq nsenter flock setpriv sysctl ps mount unshare od stdbuf awk)
+	while read -r tool package; do
+		mkdir "$bin"
+		ln -s "$(command -v bash)" "$bin"
+		for any in "${all[@]}"; do [[ $any == "$tool" ]] || ln -s "$(command -v "$any")" "$bin"; done
+		run -1 --separate-stderr env PATH="$bin" "$TOP/lb.sh" -n "${PREFIX}lb" status
+		rm -r "$bin"
+		says "$tool is missing: apt-get install $package"
+	done <<-EOF
+		ip iproute2
+		bpftool bpftool
+		jq jq
+		nsenter util-linux
+		flock util-linux
+		sysctl procps
+	EOF
+}
+
+@test "commands given at once are done one after the other, all of them" {
+	local i pid pids=()
+	for i in {101..120}; do
+		lb backend "10.0.0.$i" service web weight "$i" 3>&- &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do wait "$pid"; done
+	lb -j status | jq -e '(.backends | map(.id) | unique | length) == 21
+		and (.services[] | select(.name == "web").backends | map([.address, .weight, .state]) | sort)
+			== [range(101; 121) | ["10.0.0.\(.)", ., "active"]]'
+	for i in {101..120}; do
+		lb backend del "10.0.0.$i" 3>&- &
+		pids+=($!)
+	done
+	for pid in "${pids[@]:20}"; do wait "$pid"; done
+}
