@@ -183,10 +183,10 @@ def different(a, b):
     return [i for i in range(both) if a[i] != b[i]] + list(range(both, max(len(a), len(b))))
 
 
-def assert_same(frame, expected, what="the frame"):
+def assert_same(frame, expected):
     if frame != expected:
         pytest.fail(
-            f"{what} differs at the offsets {different(frame, expected)}\n"
+            f"the frame differs at the offsets {different(frame, expected)}\n"
             f"is       {frame.hex(' ')}\nexpected {expected.hex(' ')}\n"
             f"--- is\n{Ether(frame).show2(dump=True)}\n"
             f"--- expected\n{Ether(expected).show2(dump=True)}"
@@ -761,14 +761,12 @@ def link(payload, **words):
     return bytes(Ether(**{"src": CLIENT.mac, "dst": LB.mac} | words) / payload)
 
 
-def ip_to(family, address=None):
-    if family == 4:
-        return IP(src=CLIENT.ipv4, dst=address or LB.ipv4)
-    return IPv6(src=CLIENT.ipv6, dst=address or LB.ipv6)
+def ip_to_lb(family):
+    return (IP if family == 4 else IPv6)(src=CLIENT.ip(family), dst=LB.ip(family))
 
 
 def neighbour_discovery():
-    to_lb, option = ip_to(6), ICMPv6NDOptSrcLLAddr(lladdr=CLIENT.mac)
+    to_lb, option = ip_to_lb(6), ICMPv6NDOptSrcLLAddr(lladdr=CLIENT.mac)
     to_lb.hlim = 255
     return {
         "neighbour solicitation": link(to_lb / ICMPv6ND_NS(tgt=LB.ipv6) / option),
@@ -783,8 +781,8 @@ def not_ours(family):
     echo, reply = request(family), request(family, reply=True)
     next_field = "proto" if family == 4 else "nh"
     return {
-        "TCP": link(ip_to(family) / TCP(dport=80)),
-        "UDP": link(ip_to(family) / UDP(dport=53) / b"x"),
+        "TCP": link(ip_to_lb(family) / TCP(dport=80)),
+        "UDP": link(ip_to_lb(family) / UDP(dport=53) / b"x"),
         "echo to a backend": echo.but(dst=BACKENDS[0].ip(family)).frame,
         "echo to an address of nobody": echo.but(dst=NOBODY.ip(family)).frame,
         "echo reply nobody asked for": reply.frame,
@@ -973,10 +971,10 @@ def fragments(family):
     for name, (offset, more) in pieces.items():
         piece = body[8 * offset :][: 496 if more else 300 if name == "last" else 1]
         if family == 4:
-            header = ip_to(4) / Raw(piece)
+            header = ip_to_lb(4) / Raw(piece)
             header.proto, header.frag, header.flags = 1, offset, "MF" if more else 0
         else:
-            header = ip_to(6) / IPv6ExtHdrFragment(nh=58, offset=offset, m=more, id=7) / Raw(piece)
+            header = ip_to_lb(6) / IPv6ExtHdrFragment(nh=58, offset=offset, m=more, id=7) / Raw(piece)
         table[f"IPv{family}: {name} fragment"] = link(header)
     return table
 
