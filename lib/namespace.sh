@@ -20,14 +20,15 @@ reexec() {
 }
 
 # `ip netns exec` gives the command a /sys of its own, without bpffs; what is pinned there vanishes
-# with the command. The nearest ancestor with another mount namespace is outside of that.
-outer_mount_namespace() {
+# with the command. The nearest ancestor with another mount namespace is outside of that: this prints
+# its pid.
+outer_process() {
 	local own pid=$$ theirs
 	own=$(readlink /proc/self/ns/mnt)
 	while pid=$(ps -o ppid= -p "$pid") && pid=${pid// /} && ((pid > 0)); do
 		theirs=$(readlink "/proc/$pid/ns/mnt") || continue
 		[[ $theirs == "$own" ]] || {
-			echo "/proc/$pid/ns/mnt"
+			echo "$pid"
 			return
 		}
 	done
@@ -47,8 +48,8 @@ enter_namespaces() {
 	is_bpffs "$BPFFS" && return
 	if [[ -z ${LB_OUTSIDE:-} ]]; then
 		export LB_OUTSIDE=1 # look once only: further out may be further in
-		outer=$(outer_mount_namespace 2>/dev/null) || true
-		ENTER=(--mount="$outer")
+		outer=$(outer_process 2>/dev/null) || true
+		ENTER=(--mount="/proc/$outer/ns/mnt" --root="/proc/$outer/root")
 		[[ -z $outer ]] || reexec "$@"
 	fi
 	run mount -t bpf bpf "$BPFFS" ||
