@@ -629,9 +629,11 @@ def test_the_flows_of_a_deleted_backend_go_to_another(balancer, family, last_bac
 
 
 @both_families
-def test_a_flow_does_not_go_to_another_backend_that_was_given_the_id_of_its_own(balancer, family):
-    mine, other = BACKENDS[1], CLIENT
-    echo, sent = flow_on(balancer, mine, requests(family, 50))
+def test_a_flow_does_not_stay_with_an_id_that_became_another_backends(
+    balancer, family, last_backend
+):
+    mine, other = last_backend, CLIENT
+    echo, _ = flow_on(balancer, mine, requests(family, 50))
     key = index_key(balancer.backends()[mine.ip(family)])
     for host in (other, mine):
         mac = bytes.fromhex(host.mac.replace(":", ""))
@@ -974,7 +976,8 @@ def fragments(family):
             header = ip_to_lb(4) / Raw(piece)
             header.proto, header.frag, header.flags = 1, offset, "MF" if more else 0
         else:
-            header = ip_to_lb(6) / IPv6ExtHdrFragment(nh=58, offset=offset, m=more, id=7) / Raw(piece)
+            extension = IPv6ExtHdrFragment(nh=58, offset=offset, m=more, id=7)
+            header = ip_to_lb(6) / extension / Raw(piece)
         table[f"IPv{family}: {name} fragment"] = link(header)
     return table
 
