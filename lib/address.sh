@@ -77,7 +77,7 @@ parse_address() {
 	FAMILY=6
 	[[ $ADDRESS == *:* ]] || FAMILY=4
 	case $ADDRESS in
-	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | :: | ::1 | ff*:* | fe[89ab]?:*)
+	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | :: | ::1 | ff??:* | fe[89ab]?:*)
 		misuse "'$1' cannot be used: not the address of a host that others reach"
 		;;
 	esac
