@@ -5,7 +5,6 @@
 
 bats_require_minimum_version 1.5.0
 load helpers
-set -o pipefail # jq -e is content with no input at all
 
 setup_file() {
 	PREFIX=$(lab_prefix)

@@ -3,6 +3,8 @@
 # What several test files share. A file that uses the lab sets and exports PREFIX in its
 # setup_file: PREFIX=$(lab_prefix).
 
+set -o pipefail # jq -e is content with no input at all
+
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # For setup, not setup_file: a skip there counts as a failure in bats 1.8.

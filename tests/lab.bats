@@ -46,16 +46,6 @@ other() { # WORDS...
 	PREFIX=$OTHER lab "$@"
 }
 
-output_has() { # TEXT...
-	local text
-	for text in "$@"; do
-		[[ $output == *"$text"* ]] || {
-			printf 'no "%s" in:\n%s\n' "$text" "$output"
-			return 1
-		}
-	done
-}
-
 # What the lab must not change. Lifetimes of addresses count down by themselves.
 host_state() {
 	local table
