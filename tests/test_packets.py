@@ -568,6 +568,37 @@ def test_a_backend_whose_neighbour_entry_is_flushed_keeps_its_next_hop(
 
 
 @both_families
+def test_a_backend_whose_route_and_neighbour_entry_went_is_found_when_the_route_is_back(
+    balancer, family, last_backend
+):
+    address = last_backend.ip(family)
+    echo, sent = flow_on(balancer, last_backend, requests(family, 50))
+    balancer.ip("route", "add", "unreachable", address)
+    try:
+        balancer.forget_next_hop_age(address)
+        assert_dropped(balancer, [echo.frame], {f"{SERVICE[family]} unresolved": 1})
+        balancer.ip("neigh", "del", address, "dev", balancer.device)
+    finally:
+        balancer.ip("route", "del", "unreachable", address)
+    assert send(balancer, echo) == [sent]
+
+
+@both_families
+def test_nothing_goes_to_the_old_next_hop_when_the_route_leads_to_another(
+    balancer, family, last_backend
+):
+    address = last_backend.ip(family)
+    echo, sent = flow_on(balancer, last_backend, requests(family, 50))
+    balancer.ip("route", "add", address, "via", NOBODY.ip(family), "dev", balancer.device)
+    try:
+        balancer.forget_next_hop_age(address)
+        assert_dropped(balancer, [echo.frame] * 2, {f"{SERVICE[family]} unresolved": 2})
+    finally:
+        balancer.ip("route", "del", address, "via", NOBODY.ip(family), "dev", balancer.device)
+    assert send(balancer, echo) == [sent]
+
+
+@both_families
 def test_packets_for_a_backend_that_never_answered_are_dropped(balancer, family, second):
     balancer.lb("backend", NOBODY.ip(family), "service", second)
     echo = request(family, dst=SECOND.ip(family))
