@@ -43,7 +43,7 @@ log_renew_forever() {
 	local nap
 	exec {nap}<> <(:)
 	while read -rt 2 -u "$nap" || kill -0 $$ 2>/dev/null; do
-		log_renew || kill $$
+		(log_renew) || kill $$
 	done
 }
 

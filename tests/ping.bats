@@ -513,6 +513,75 @@ program_id() {
 	(($(forwarded 10.0.0.2) == 2))
 }
 
+# A second interface on the balancer, until the end of the test.
+second_device() {
+	on lb ip link add spare0 type veth peer name spare1
+	on lb ip link set dev spare0 up
+	on lb ip link set dev spare1 up
+}
+
+@test "a balancer on two interfaces makes services and leaves both" {
+	second_device
+	lb up veth6 spare0
+	lb service web icmp 10.0.0.20
+	lb backend 10.0.0.2 service web
+	run -0 lb status
+	output_has "spare0 (native)" "veth6 (native)" "address added by us"
+	lb down spare0
+	run -0 lb status
+	[[ $output != *spare0* ]]
+	pings 2 "$(on lb ip -j addr show | jq -r '.[].addr_info[] | select(.local == "10.0.0.20") | .local')"
+	lb down
+	on lb ip link del spare0
+}
+
+@test "up goes on where a user has a service that sounds like ours" {
+	balance 10.0.0.2
+	lb service del ping
+	lb service ping2 icmp 10.0.0.10
+	lb up veth6
+	run -0 lb status
+	output_has "service ping2  icmp 10.0.0.10" "service ping6  icmp 2001:db8::10"
+	[[ $output != *"service ping  "* ]]
+}
+
+@test "the end of one balancer leaves what another one in its namespace needs" {
+	second_device
+	balance 10.0.0.2
+	lb -i "${PREFIX}lb2" up spare0
+	lb -i "${PREFIX}lb2" service other icmp 10.0.0.40
+	lb -i "${PREFIX}lb2" backend 10.0.0.2 service other
+	lb -i "${PREFIX}lb2" down
+	[[ $(host_config) == *'["10.0.0.2","veth6"]'* ]]
+	[[ $(on lb sysctl -n net.ipv4.conf.lo.forwarding) == 1 ]]
+	pings 2 10.0.0.10
+	(($(forwarded 10.0.0.2) == 2))
+	lb down
+	on lb ip link del spare0
+}
+
+@test "a host that keeps all ports for itself still gets identifiers" {
+	local range
+	range=$(on lb sysctl -n net.ipv4.ip_local_port_range)
+	on lb sysctl -q -w net.ipv4.ip_local_port_range="1024 65535"
+	run -0 lb up veth6
+	on lb sysctl -q -w net.ipv4.ip_local_port_range="$range"
+	output_has "leaves NAT no ports of its own"
+	lb backend 10.0.0.2
+	pings 2 10.0.0.10
+	(($(counted ping returned) == 2))
+}
+
+@test "a second log is refused, and the first one ends with the balancer" {
+	balance 10.0.0.2
+	start_on lb "$BATS_TEST_TMPDIR/log" "$TOP/lb.sh" log
+	await 5 grep -q "log of instance" "$BATS_TEST_TMPDIR/log"
+	run -1 lb log
+	output_has "another log of instance"
+	lb down
+	await 5 no_process
+}
+
 @test "after down it is as if it had never been" {
 	local before=$BATS_TEST_TMPDIR/before
 	{ host_config && program_id && on lb ip route; } >"$before"
