@@ -19,6 +19,8 @@ struct ring_work {
 	__u32 ring_size;
 	__u32 count; /* of shares */
 	__u32 next; /* slot */
+	__u32 overflow; /* 1: there are more active members than shares */
+	__u32 pad;
 	__u64 weights; /* of all shares together */
 	__u64 dealt; /* of the shares that have their slots */
 	struct ring_share shares[MAX_MEMBERS];
@@ -51,8 +53,10 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 	if (member->state != MEMBER_ACTIVE || !member->weight)
 		return 0;
 	i = work->count;
-	if (i >= MAX_MEMBERS)
+	if (i >= MAX_MEMBERS) {
+		work->overflow = 1;
 		return 1;
+	}
 	work->shares[i].backend = key->backend;
 	work->shares[i].weight = member->weight;
 	work->weights += member->weight;
@@ -99,7 +103,10 @@ static long ring_deal(__u32 i, void *unused)
 	return 0;
 }
 
-/* Returns 0, or 1 when the service has no ring of the size that was asked for. */
+/*
+ * Returns 0, or 1 and changes nothing when there are more active members than MAX_MEMBERS, or there is no
+ * ring of the size that was asked for.
+ */
 SEC("syscall")
 int ring_fill(void *unused)
 {
@@ -114,9 +121,11 @@ int ring_fill(void *unused)
 	work->service = request->service;
 	size = request->ring_size;
 	work->ring_size = size;
-	work->count = work->next = work->weights = work->dealt = 0;
+	work->count = work->next = work->overflow = work->weights = work->dealt = 0;
 
 	bpf_for_each_map_elem(&members, ring_collect, NULL, 0);
+	if (work->overflow)
+		return 1;
 	if (work->count)
 		bpf_loop(work->count, ring_deal, NULL, 0);
 	else

@@ -118,10 +118,18 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 {
 	struct flow *old = bpf_map_lookup_elem(&flows, &reply->key);
 	__u64 seen;
+	long err;
 
 	nat_set_deltas(&reply->flow, &reply->key);
-	if (!old)
-		return bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
+	if (!old) {
+		err = bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
+		if (err != -EEXIST)
+			return err;
+		/* Another CPU was faster, perhaps with a packet of the same flow. */
+		old = bpf_map_lookup_elem(&flows, &reply->key);
+		if (!old)
+			return -EEXIST;
+	}
 	if (nat_same_rewrite(old, &reply->flow)) {
 		/* In place: a replaced element may be reused while another CPU reads it. */
 		old->seen = reply->flow.seen;
@@ -225,9 +233,13 @@ static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 	reason = nat_begin(&request, flow);
 	if (reason != REASON_FORWARDED)
 		return reason;
-	if (old && nat_same_rewrite(old, flow))
+	if (old && nat_same_rewrite(old, flow)) {
 		old->seen = flow->seen;
-	else if (bpf_map_update_elem(&flows, &pkt->tuple, flow, BPF_ANY))
+		old->service = flow->service;
+		old->backend = flow->backend;
+		return REASON_FORWARDED;
+	}
+	if (bpf_map_update_elem(&flows, &pkt->tuple, flow, BPF_ANY))
 		return REASON_NO_MEMORY;
 	return REASON_FORWARDED;
 }

@@ -73,11 +73,14 @@ octets_address() {
 parse_address() {
 	OCTETS=$(address_octets "$1") ||
 		misuse "'$1' is not an address: 10.0.0.2 would be, or 2001:db8::2"
+	# Of ::/64 there are only addresses that no other host has, and IPv4 ones in other clothes.
+	[[ $OCTETS != '00 00 00 00 00 00 00 00 '* || $OCTETS == '00 00 00 00 00 00 00 00 00 00 ff ff '* ]] ||
+		misuse "'$1' cannot be used: not the address of a host that others reach"
 	ADDRESS=$(octets_address "$OCTETS")
 	FAMILY=6
 	[[ $ADDRESS == *:* ]] || FAMILY=4
 	case $ADDRESS in
-	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | :: | ::1 | ff??:* | fe[89ab]?:*)
+	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | ff??:* | fe[89ab]?:*)
 		misuse "'$1' cannot be used: not the address of a host that others reach"
 		;;
 	esac

@@ -60,7 +60,7 @@ device_detach() {
 }
 
 verb_up() {
-	local word mode=xdp fresh=''
+	local word mode=xdp
 	local -a devices=()
 	for word; do
 		if [[ $word == generic ]]; then mode=xdpgeneric; else devices+=("$word"); fi
@@ -70,13 +70,14 @@ verb_up() {
 	state_read
 	if instance_exists && ! instance_is_orphan; then
 		instance_require_netns
+		UP_FRESH=''
 	else
-		fresh=1
+		UP_FRESH=1
 	fi
 
 	require_kernel "$(uname -r)"
 	ATTACHED=()
-	trap 'up_undo "$fresh"' EXIT
+	trap up_undo EXIT
 	instance_create
 	for word in "${devices[@]}"; do device_attach "$word" "$mode"; done
 	service_make_ping "${devices[@]}"
@@ -88,7 +89,7 @@ verb_up() {
 up_undo() {
 	local device
 	set +e
-	if [[ -n $1 ]]; then
+	if [[ -n $UP_FRESH ]]; then
 		instance_destroy
 	else
 		for device in "${ATTACHED[@]}"; do device_detach "$device"; done
@@ -99,6 +100,7 @@ verb_down() {
 	local device
 	state_read
 	if (($# == 0)) && { ! instance_exists || instance_is_orphan; }; then
+		[[ -z $(netns_names "$STATE_NETNS") ]] || instance_require_netns
 		instance_discard
 		return
 	fi

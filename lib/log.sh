@@ -26,15 +26,14 @@ verb_log() {
 
 # The datapath logs for a few seconds after each of these, so nothing stays switched on behind us.
 log_renew() {
-	[[ -e $CONTROL/log_renew ]] || die "instance '$INSTANCE' is gone"
+	[[ $CONTROL -ef /proc/self/fd/$LOG_LOCK ]] || die "instance '$INSTANCE' is gone"
 	VERBOSE='' control_run log_renew
 }
 
 # The kernel sends a CPU's samples to one reader only.
 log_lock() {
-	local fd
-	exec {fd}<"$CONTROL"
-	flock -n "$fd" || die "another log of instance '$INSTANCE' is running, and there can be but one"
+	exec {LOG_LOCK}<"$CONTROL"
+	flock -n "$LOG_LOCK" || die "another log of instance '$INSTANCE' is running, and there can be but one"
 }
 
 # Ends with the command, also when that is killed, and ends the command when the instance is gone. A read

@@ -26,7 +26,8 @@ route_to() {
 	*) die "'$1' is a $type address: a backend is one host" ;;
 	esac
 	# Of several next hops, the one for packets from this source.
-	read -r type ROUTE_DEVICE ROUTE_NEXTHOP _ < <(route_get "$1" "$ROUTE_SOURCE")
+	read -r type ROUTE_DEVICE ROUTE_NEXTHOP _ < <(route_get "$1" "$ROUTE_SOURCE") || true
+	[[ $type == unicast ]] || ROUTE_DEVICE='' ROUTE_NEXTHOP='' ROUTE_SOURCE=''
 	links_read
 }
 
@@ -56,8 +57,10 @@ neighbour_release() {
 	links_read
 	device=${LINK_NAME[${kept%%,*}]:-}
 	# An interface that is gone took its neighbours with it.
-	[[ -z $device || $(ip -j neigh show "${kept#*,}" dev "$device") != *'"dst"'* ]] ||
-		run ip neigh del "${kept#*,}" dev "$device"
+	[[ -n $device ]] || return 0
+	# Somebody may have deleted it, or made it his own.
+	[[ $(ip -j neigh show "${kept#*,}" dev "$device") != *'"dst"'* ]] ||
+		neighbour_is_static "${kept#*,}" "$device" || run ip neigh del "${kept#*,}" dev "$device"
 }
 
 neighbour_release_all() {

@@ -179,6 +179,7 @@ device_addresses() {
 	local device
 	for device; do
 		ip -j addr show dev "$device" | jq -r '.[].addr_info[]?
-			| select(.scope == "global" and (.temporary or .deprecated | not)) | .local'
+			| select(.scope == "global" and (.temporary or .deprecated | not))
+			| .local | select(startswith("::") | not)'
 	done
 }
