@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
@@ -447,6 +448,14 @@ def test_clients_with_the_same_identifier_do_not_get_in_each_others_way(balancer
     sent = send(balancer, *echoes)
     assert len({(one.dst, one.id) for one in sent}) == len(echoes)
     send_back(balancer, [answer(one) for one in sent], echoes)
+
+
+@both_families
+def test_the_first_packets_of_a_flow_on_two_cpus_at_once_make_one_flow(balancer, family):
+    frames = [echo.frame for echo in requests(family, 1000)]
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(balancer.run_all, [frames] * 2)
+    assert [one.frame for one in first] == [one.frame for one in second]
 
 
 @both_families
