@@ -31,5 +31,5 @@ def state: map(map(.formatted)) as [$settings, $services, $backends, $members]
 def lines:
 	"settings \(.settings.netns) \(.settings.lo_forwarding | join(" "))",
 	(.services[] | "service \(.name) \(.id) \(.vip) \(.family) \(.ring_size) \(.vip_ifindex)"),
-	(.backends[] | "backend \(.address) \(.id) \(.family) " + if .managed then "\(.neighbour_ifindex),\(.neighbour)" else "" end),
-	(.members[] | "member \(.service),\(.backend) \(.weight) \(.state)");
+	(.backends[] | "backend \(.address) \(.id) " + if .managed then "\(.neighbour_ifindex),\(.neighbour)" else "" end),
+	(.members[] | "member \(.service),\(.backend) \(.weight)");

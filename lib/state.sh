@@ -3,11 +3,11 @@
 
 # Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
 # settings.lo_forwarding. Of services, by name: id, VIP and so on, and SERVICES, their names in the order
-# of their ids. Of backends, by address: id, family, and BACKEND_MANAGED, the neighbour entry that we keep
-# managed for it, as "ifindex,address". Of memberships, by "service-id,backend-id": weight and state.
+# of their ids. Of backends, by address: id, and BACKEND_MANAGED, the neighbour entry that we keep managed for
+# it, as "ifindex,address". Of memberships, by "service-id,backend-id": the weight.
 declare -A SERVICE_ID SERVICE_VIP SERVICE_FAMILY SERVICE_RING_SIZE SERVICE_VIP_IFINDEX
-declare -A BACKEND_ID BACKEND_FAMILY BACKEND_MANAGED
-declare -A MEMBER_WEIGHT MEMBER_STATE
+declare -A BACKEND_ID BACKEND_MANAGED
+declare -A MEMBER_WEIGHT
 declare -a SERVICES BACKENDS STATE_FORWARDING
 
 state_json() {
@@ -22,8 +22,8 @@ state_read() {
 	local kind name a b c d e
 	STATE_NETNS=0 STATE_FORWARDING=()
 	SERVICES=() SERVICE_ID=() SERVICE_VIP=() SERVICE_FAMILY=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=()
-	BACKENDS=() BACKEND_ID=() BACKEND_FAMILY=() BACKEND_MANAGED=()
-	MEMBER_WEIGHT=() MEMBER_STATE=()
+	BACKENDS=() BACKEND_ID=() BACKEND_MANAGED=()
+	MEMBER_WEIGHT=()
 	while read -r kind name a b c d e; do
 		case $kind in
 		settings) STATE_NETNS=$name STATE_FORWARDING=("$a" "$b") ;;
@@ -34,9 +34,9 @@ state_read() {
 			;;
 		backend)
 			BACKENDS+=("$name")
-			BACKEND_ID[$name]=$a BACKEND_FAMILY[$name]=$b BACKEND_MANAGED[$name]=$c
+			BACKEND_ID[$name]=$a BACKEND_MANAGED[$name]=$b
 			;;
-		member) MEMBER_WEIGHT[$name]=$a MEMBER_STATE[$name]=$b ;;
+		member) MEMBER_WEIGHT[$name]=$a ;;
 		esac
 	done < <(state_dump | jq -sr -L "$HERE/lib" 'include "state"; state | lines')
 }
