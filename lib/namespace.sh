@@ -34,9 +34,15 @@ outer_process() {
 	done
 }
 
+# The directory itself, not `ip netns list`: that asks the kernel about each, which one that is just
+# going away can make fail.
+netns_all() {
+	(cd /run/netns 2>/dev/null && shopt -s nullglob && printf '%s ' *)
+}
+
 netns_require() {
 	[[ $1 != */* && $(stat -f -c %T "/run/netns/$1" 2>/dev/null) == nsfs ]] ||
-		die "no network namespace '$1'; there are: $(ip netns list | awk '{printf "%s ", $1}')"
+		die "no network namespace '$1'; there are: $(netns_all)"
 }
 
 enter_namespaces() {

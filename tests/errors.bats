@@ -226,7 +226,7 @@ copy_command() {
 	for word in "${PREFIX}none" . .. ../netns "../netns/${PREFIX}lb" ''; do
 		run -1 --separate-stderr "$TOP/lb.sh" -n "$word" status
 		says "no network namespace '$word'; there are: "
-		[[ $stderr == *" ${PREFIX}lb "* ]]
+		[[ $stderr == *" ${PREFIX}lb "* ]] || { echo "$stderr" && false; }
 	done
 	touch "/run/netns/${PREFIX}dead" # as a killed ip leaves it
 	run -1 --separate-stderr "$TOP/lb.sh" -n "${PREFIX}dead" status
