@@ -13,6 +13,8 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <bpf/bpf_endian.h>
@@ -22,13 +24,21 @@
 #define MAX_VLAN_TAGS 2 /* a customer tag within a service tag (IEEE 802.1ad) */
 #define MAX_IPV6_EXTENSIONS 8
 #define MAX_L3_OFFSET (ETH_HLEN + MAX_VLAN_TAGS * 4)
+/* Of the transport header, and of the one in the packet that an ICMP error quotes. */
 #define MAX_L4_OFFSET (MAX_L3_OFFSET + 40 + MAX_IPV6_EXTENSIONS * 2048)
+#define MAX_QUOTED_L4_OFFSET (MAX_L4_OFFSET + 8 + 40 + MAX_IPV6_EXTENSIONS * 2048)
+#define MIN_QUOTED_L4 8 /* octets of it (RFC 792): the ports, an identifier, UDP's checksum */
 #define MAX_IPV4_OPTIONS 40 /* octets: a header of 15 words, of which 5 are fixed */
 
 /* <linux/icmp.h> and its sister for IPv6 drag in the C library, which BPF does not have. */
 #define ICMP_ECHOREPLY 0 /* RFC 792 */
+#define ICMP_DEST_UNREACH 3
 #define ICMP_ECHO 8
-#define ICMPV6_ECHO_REQUEST 128 /* RFC 4443, section 4 */
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_DEST_UNREACH 1 /* RFC 4443, sections 3 and 4; 2 and 3 are errors too */
+#define ICMPV6_PARAMPROB 4
+#define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY 129
 
 /* The word with the fragment offset, in host order (RFC 791, section 3.1; RFC 8200, 4.5). */
@@ -58,13 +68,20 @@ struct ipv6_extension_header { /* the others, their first eight octets */
 	__be32 data;
 };
 
-struct echo_header {
+struct icmp_header { /* RFC 792, RFC 4443; and what follows in an echo */
 	__u8 type;
 	__u8 code;
 	__sum16 checksum;
 	__be16 id;
 	__be16 sequence;
 };
+
+/* The octet with TCP's flags (RFC 9293, section 3.1). */
+#define TCP_FLAGS_OFFSET 13
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
 
 struct cursor {
 	void *pos;
@@ -82,7 +99,9 @@ static __always_inline struct cursor cursor_init(const struct xdp_md *ctx)
 /* What IPv4 and IPv6 have in common, filled by parse_ipv4() or parse_ipv6(). */
 struct ip_info {
 	__u32 payload; /* octets between the cursor and the end of the IP packet */
-	bool fragment; /* any part of a packet sent in several */
+	__be32 fragment_id; /* of a packet sent in several */
+	bool fragment; /* any part of such a packet */
+	bool later; /* and not its first: it has no transport header */
 	__u8 ttl; /* or hop limit */
 };
 
@@ -216,6 +235,8 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct cursor *cursor,
 
 	info->payload = length - header_length;
 	info->fragment = fragment & (IPV4_FLAG_MORE | IPV4_OFFSET_MASK);
+	info->later = fragment & IPV4_OFFSET_MASK;
+	info->fragment_id = header->id;
 	info->ttl = header->ttl;
 	*ip = header;
 	return header->protocol;
@@ -232,6 +253,8 @@ struct ipv6_walk {
 	__u32 offset; /* of the next header, from the frame's first octet */
 	__u32 next; /* its type */
 	__u32 fragment; /* 1: it is part of a packet sent in several */
+	__u32 later; /* 1: and not its first */
+	__be32 fragment_id;
 };
 
 /* One step of the walk (RFC 8200, section 4). */
@@ -247,6 +270,9 @@ static __always_inline bool ipv6_walk_step(struct cursor *cursor, struct ipv6_wa
 		/* Neither offset nor more to come: a whole packet all the same (RFC 6946). */
 		if (fragment->offset & bpf_htons(IPV6_OFFSET_MASK | IPV6_FLAG_MORE))
 			walk->fragment = 1;
+		if (fragment->offset & bpf_htons(IPV6_OFFSET_MASK))
+			walk->later = 1;
+		walk->fragment_id = fragment->id;
 		walk->next = fragment->next;
 		return true;
 	}
@@ -261,7 +287,7 @@ static __always_inline bool ipv6_walk_step(struct cursor *cursor, struct ipv6_wa
 }
 
 /*
- * Walks to the transport header, or behind the header of a real fragment: what follows may be the
+ * Walks to the transport header, or behind the header of a later fragment: what follows may be the
  * middle of anything. Returns 0 or NOT_OURS. Not static, so that the verifier looks at it once, and
  * not again for each way that leads here; weak, so that clang takes nothing for granted about it.
  */
@@ -269,11 +295,11 @@ __weak __noinline int ipv6_walk_extensions(struct xdp_md *ctx, struct ipv6_walk 
 {
 	struct cursor cursor = cursor_init(ctx);
 
-	if (!walk || walk->offset > MAX_L3_OFFSET + sizeof(struct ipv6hdr))
+	if (!walk || walk->offset > MAX_L4_OFFSET + sizeof(struct icmp_header) + sizeof(struct ipv6hdr))
 		return NOT_OURS;
 	cursor.pos += walk->offset;
 	for (int i = 0; i < MAX_IPV6_EXTENSIONS; i++) {
-		if (!is_ipv6_extension(walk->next) || walk->fragment)
+		if (!is_ipv6_extension(walk->next) || walk->later)
 			break;
 		if (!ipv6_walk_step(&cursor, walk))
 			return NOT_OURS;
@@ -302,7 +328,7 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct cursor *cursor,
 	*ip = header;
 	info->ttl = header->hop_limit;
 	info->payload = length;
-	info->fragment = false;
+	info->fragment = info->later = false;
 	if (!is_ipv6_extension(header->nexthdr))
 		return header->nexthdr;
 
@@ -315,18 +341,97 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct cursor *cursor,
 		return NOT_OURS;
 	info->payload = length - walked;
 	info->fragment = walk.fragment;
+	info->later = walk.later;
+	info->fragment_id = walk.fragment_id;
 	return walk.next;
 }
 
-/* ICMP and ICMPv6 echo have the same form (RFC 792, page 14; RFC 4443, section 4). */
-static __always_inline struct echo_header *parse_echo(struct cursor *cursor,
+/* With its options; a first fragment must have them all (RFC 7112, RFC 9293 section 3.1). */
+static __always_inline struct tcphdr *parse_tcp(struct cursor *cursor, const struct ip_info *info)
+{
+	struct tcphdr *tcp = cursor_take(cursor, struct tcphdr);
+
+	if (!tcp || tcp->doff < 5 || tcp->doff * 4 > info->payload || !tcp->source || !tcp->dest)
+		return NULL;
+	return tcp;
+}
+
+/* Port 0 is nobody's; over IPv6 there is no datagram without a checksum (RFC 8200, section 8.1). */
+static __always_inline struct udphdr *parse_udp(struct cursor *cursor, const struct ip_info *info,
+						bool is_ipv6)
+{
+	struct udphdr *udp = cursor_take(cursor, struct udphdr);
+	__u32 length;
+
+	if (!udp || info->payload < sizeof(*udp) || !udp->source || !udp->dest)
+		return NULL;
+	length = bpf_ntohs(udp->len);
+	if (length < sizeof(*udp) || (length > info->payload && !info->fragment))
+		return NULL;
+	return udp->check || !is_ipv6 ? udp : NULL;
+}
+
+/* ICMP and ICMPv6 have the same form (RFC 792; RFC 4443, section 2.1). */
+static __always_inline struct icmp_header *parse_icmp(struct cursor *cursor,
 						      const struct ip_info *info)
 {
-	struct echo_header *echo = cursor_take(cursor, struct echo_header);
+	struct icmp_header *icmp = cursor_take(cursor, struct icmp_header);
 
-	if (!echo || info->payload < sizeof(*echo) || echo->code != 0)
-		return NULL;
-	return echo;
+	return icmp && info->payload >= sizeof(*icmp) ? icmp : NULL;
+}
+
+static __always_inline bool is_icmp_error(__u8 type, bool is_ipv6)
+{
+	if (is_ipv6)
+		return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED ||
+	       type == ICMP_PARAMETERPROB;
+}
+
+/*
+ * The IPv4 header of the packet that an ICMP error quotes; info->payload is what there is of it, and
+ * becomes what there is of its transport header. Its length and checksum are of the whole packet as it
+ * was where the error arose, and are taken as they are.
+ */
+static __always_inline int parse_quoted_ipv4(struct cursor *cursor, struct iphdr **ip,
+					     struct ip_info *info)
+{
+	struct iphdr *header = cursor_take(cursor, struct iphdr);
+	__u32 header_length;
+
+	if (!header || header->version != 4 || header->ihl < 5)
+		return NOT_OURS;
+	header_length = header->ihl * 4;
+	if (info->payload < header_length + MIN_QUOTED_L4 ||
+	    !cursor_take_octets(cursor, header_length - sizeof(*header)))
+		return NOT_OURS;
+	if (ipv4_is_martian(header->daddr) || header->frag_off & bpf_htons(IPV4_OFFSET_MASK))
+		return NOT_OURS;
+	info->payload -= header_length;
+	*ip = header;
+	return header->protocol;
+}
+
+static __always_inline int parse_quoted_ipv6(struct xdp_md *ctx, struct cursor *cursor,
+					     struct ipv6hdr **ip, struct ip_info *info)
+{
+	struct ipv6hdr *header = cursor_take(cursor, struct ipv6hdr);
+	void *start = (void *)(long)ctx->data;
+	struct ipv6_walk walk;
+	__u32 header_length;
+
+	if (!header || header->version != 6 || ipv6_is_martian(&header->daddr))
+		return NOT_OURS;
+	walk = (struct ipv6_walk){ .offset = cursor->pos - start, .next = header->nexthdr };
+	if (ipv6_walk_extensions(ctx, &walk) || walk.later || walk.offset > MAX_QUOTED_L4_OFFSET)
+		return NOT_OURS;
+	header_length = walk.offset - ((void *)header - start);
+	cursor->pos = start + walk.offset;
+	if (info->payload < header_length + MIN_QUOTED_L4)
+		return NOT_OURS;
+	info->payload -= header_length;
+	*ip = header;
+	return walk.next;
 }
 
 #endif
