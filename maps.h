@@ -24,6 +24,8 @@
 #ifndef MAX_FLOWS
 #define MAX_FLOWS 262144
 #endif
+#define MAX_FRAGMENTED 16384 /* packets whose fragments are on their way at one time */
+#define MAX_SNAT 64 /* source addresses of each family; a power of 2 */
 
 struct addr {
 	__u8 octets[16];
@@ -34,6 +36,7 @@ struct addr {
  */
 enum service_mode {
 	MODE_NAT = 0, /* both addresses rewritten; replies come back through the balancer */
+	MODE_DNAT = 1, /* the destination only; backends route their replies through the balancer */
 };
 
 enum service_flags {
@@ -42,7 +45,7 @@ enum service_flags {
 
 struct service_key {
 	struct addr vip;
-	__u16 port; /* host order; 0 for icmp */
+	__u16 port; /* host order; 0: every port that is not another service's; always so for icmp */
 	__u8 protocol; /* IPPROTO_*; echo over IPv6 is IPPROTO_ICMPV6 */
 	__u8 pad[5];
 };
@@ -64,6 +67,19 @@ struct {
 	__type(key, struct service_key);
 	__type(value, struct service);
 } services SEC(".maps");
+
+/*
+ * vips: the addresses of all services, for packets that do not say which service they are for.
+ * Written by lb.sh: an entry is there as long as a service has the address.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SERVICES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct addr);
+	__type(value, __u32); /* always 1 */
+} vips SEC(".maps");
 
 /*
  * backends: who serves, found by address. Written and read by lb.sh alone; what the datapath needs
@@ -121,6 +137,34 @@ struct {
 } members SEC(".maps");
 
 /*
+ * returns: in mode dnat, from whom a packet comes -> for whom it speaks. One entry for each member
+ * of such a service, written by lb.sh. So a backend's address and port can serve one VIP and port.
+ */
+struct return_key {
+	struct addr address; /* the backend's */
+	__u16 port; /* host order; 0: every port, and always so for icmp */
+	__u8 protocol;
+	__u8 pad[5];
+};
+
+struct return_source {
+	struct addr vip;
+	__be16 port; /* 0: keep the port */
+	__u8 pad[6];
+	__u32 service; /* id */
+	__u32 backend; /* id */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_MEMBERSHIPS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct return_key);
+	__type(value, struct return_source);
+} returns SEC(".maps");
+
+/*
  * rings: service id -> its slots. A flow's hash picks the slot, the slot names the backend.
  * A slot is written in one store, so a packet sees the old slot or the new one, never half.
  */
@@ -164,7 +208,8 @@ struct target {
 	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
 	__u64 checked; /* jiffies at the last look-up */
 	struct addr mac_nexthop; /* and its address */
-	struct addr source; /* in mode nat, the balancer's address that the backend answers to */
+	struct addr source; /* ours, towards it; in mode nat the one it answers to, unless there is `snat` */
+	__u64 exhausted; /* jiffies, when a search through all source ports found none; 0: never */
 };
 
 struct {
@@ -174,6 +219,31 @@ struct {
 	__type(key, __u32);
 	__type(value, struct target);
 } targets SEC(".maps");
+
+/*
+ * snat: the source addresses that mode nat uses, written by lb.sh. Where there is none of a family, a
+ * backend sees its target's source.
+ */
+struct snat_address {
+	struct addr address;
+	__u32 ifindex; /* the interface that we added it to, 0 if we did not */
+	__u32 pad;
+};
+
+struct snat {
+	__u32 count4; /* of each family, from the first one on */
+	__u32 count6;
+	struct snat_address ipv4[MAX_SNAT];
+	struct snat_address ipv6[MAX_SNAT];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct snat);
+} snat SEC(".maps");
 
 /*
  * flows: a packet's addresses and ports as it arrives -> the finished rewrite. A connection in mode
@@ -194,20 +264,27 @@ enum flow_direction {
 	FLOW_TO_CLIENT = 1, /* leaves through the next hop below */
 };
 
+enum flow_state { /* bits, the same in both entries */
+	FLOW_ESTABLISHED = 1, /* tcp: the handshake is over; others: it lasted for more than a second */
+	FLOW_FIN_CLIENT = 2, /* the client has sent its last octet */
+	FLOW_FIN_BACKEND = 4,
+	FLOW_RESET = 8,
+};
+
 struct flow {
 	struct addr source; /* what the packet's addresses and ports become */
 	struct addr destination;
 	__be16 source_port;
 	__be16 destination_port;
 	__u16 ip_delta; /* to add to the complement of the IPv4 header's checksum (RFC 1624) */
-	__u16 l4_delta; /* likewise for the ICMP checksum */
+	__u16 l4_delta; /* likewise for the TCP, UDP or ICMP checksum */
 	enum flow_direction direction;
 	__u32 service; /* id */
 	__u32 backend; /* id */
 	__u32 ifindex; /* FLOW_TO_CLIENT: where the client's packets come in */
 	__u8 dst_mac[6]; /* and from whom */
 	__u8 src_mac[6]; /* and at which of our addresses */
-	__u8 pad[4];
+	__u32 state; /* enum flow_state, or-ed */
 	__u64 seen; /* jiffies, at most a second behind the last packet */
 };
 
@@ -220,18 +297,40 @@ struct {
 } flows SEC(".maps");
 
 /*
+ * fragmented: a packet that is sent in fragments -> what was done with the first one, which alone has
+ * ports, so that the others can follow it.
+ */
+struct fragment_key {
+	struct addr source;
+	struct addr destination;
+	__be32 id;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTED);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct fragment_key);
+	__type(value, struct flow);
+} fragmented SEC(".maps");
+
+/*
  * counters: service id -> what became of its packets. Every packet that matched a service or a
- * flow ends in exactly one of these. lb.sh prints the names as they are here, in lower case.
+ * flow ends in exactly one of these. lb.sh prints the names as they are here, in lower case. Under
+ * id 0 are packets to a VIP of which nothing says for which service they are.
  */
 enum reason {
 	REASON_FORWARDED = 0, /* sent to a backend */
 	REASON_RETURNED, /* a backend's reply, sent to the client */
 	REASON_NO_BACKEND, /* no active member: left to the host */
-	REASON_FRAGMENT, /* a fragment: left to the host, which reassembles */
+	REASON_FRAGMENT, /* a fragment that came before its first, or without it: left to the host */
 	REASON_TTL_EXPIRED, /* TTL or hop limit would reach 0: left to the host */
 	REASON_UNRESOLVED, /* no route or no neighbour towards the backend: dropped */
 	REASON_NO_PORT, /* every source port or identifier tried is in use: dropped */
 	REASON_NO_MEMORY, /* the kernel refused a flow entry: dropped */
+	REASON_NO_FLOW, /* an ICMP error about a flow that is not known: left to the host */
 	REASON_COUNT,
 };
 
@@ -256,6 +355,7 @@ struct {
 struct backend_counters {
 	struct traffic forwarded;
 	struct traffic returned;
+	__u64 opened; /* flows; in mode dnat TCP connections only */
 };
 
 struct {
@@ -266,6 +366,15 @@ struct {
 	__type(value, struct backend_counters);
 } backend_counters SEC(".maps");
 
+/* active: backend id -> its living flows, as the control program flows_count last found them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_BACKENDS + 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u32);
+} active SEC(".maps");
+
 /*
  * events: a sample for each packet while somebody runs `lb.sh log`.
  */
@@ -273,8 +382,9 @@ struct sample {
 	struct flow_key packet; /* as it arrived */
 	struct addr to; /* where it goes, if it was sent */
 	enum reason reason;
-	__u8 icmp_type;
-	__u8 pad[3];
+	__be16 to_port;
+	__u8 icmp_type; /* of echo, or of an error about a packet that came the other way */
+	__u8 icmp_error; /* 1: an error */
 };
 
 struct {
@@ -294,11 +404,17 @@ struct settings {
 	__u64 clock_jiffies; /* the moment from which clock_calibrate measures, on both clocks */
 	__u64 clock_nsec;
 	__u32 hz; /* jiffies a second; 0: not known, so nothing is cached */
-	__u32 echo_timeout; /* seconds; an echo flow idle for longer may lose its identifier */
+	/* Seconds. A flow that was idle for longer may lose its source port to a new one. */
+	__u32 tcp_timeout; /* established */
+	__u32 tcp_syn_timeout; /* not yet */
+	__u32 tcp_closed_timeout; /* not any more */
+	__u32 udp_timeout;
+	__u32 udp_new_timeout; /* all its packets came within a second */
+	__u32 echo_timeout; /* ICMP and ICMPv6 echo */
 	__u16 nat_port_first; /* host order, outside of the host's own ip_local_port_range */
 	__u16 nat_port_last;
 	__u8 lo_forwarding[2]; /* IPv4, IPv6: 1 if we switched forwarding on for lo */
-	__u8 pad[2];
+	__u8 pad[6];
 };
 
 struct {

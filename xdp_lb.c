@@ -7,33 +7,47 @@
  */
 #include "maps.h"
 #include "parsing_helpers.h"
+#include "datapath/dnat.h"
 #include "datapath/nat.h"
 #include "datapath/packet.h"
 #include "datapath/service.h"
 #include "datapath/settings.h"
 #include "datapath/verdict.h"
 #include "control/clock.h"
+#include "control/flows.h"
 #include "control/ring.h"
 
 SEC("xdp")
 int xdp_lb(struct xdp_md *ctx)
 {
 	struct settings *conf = settings_get();
+	struct packet pkt = {};
 	struct service *service;
-	struct packet pkt;
+	struct flow *reply;
 
-	if (!conf || !packet_parse(ctx, &pkt))
+	if (!conf || packet_parse(ctx, &pkt))
 		return XDP_PASS;
+	if (pkt.kind == PACKET_LATER)
+		return fragment_follow(ctx, &pkt, conf);
 
-	service = service_find(&pkt);
+	service = service_of_port(&pkt);
+	if (!service) {
+		reply = nat_reply_find(&pkt, conf);
+		if (reply)
+			return nat_return(ctx, &pkt, conf, reply);
+		service = service_of_address(&pkt);
+	}
 	if (!service)
-		return nat_return(ctx, &pkt, conf);
-	if (!pkt.echo)
-		return finish(ctx, &pkt, conf, service->id, REASON_FRAGMENT);
-	if (pkt.info.ttl <= 1)
+		return dnat_return(ctx, &pkt, conf);
+	if (pkt.ttl <= 1)
 		return finish(ctx, &pkt, conf, service->id, REASON_TTL_EXPIRED);
 
-	return nat_forward(ctx, &pkt, service, conf);
+	switch (service->mode) {
+	case MODE_DNAT:
+		return dnat_forward(ctx, &pkt, service, conf);
+	default:
+		return nat_forward(ctx, &pkt, service, conf);
+	}
 }
 
 char _license[] SEC("license") = "GPL";

@@ -35,9 +35,23 @@ static __always_inline __u64 delta_ttl(void)
 	return (__u16)~bpf_htons(0x0100);
 }
 
+/*
+ * The result is never 0xffff for a sum that is not all zeros, just as if it had been computed anew:
+ * for TCP and IPv4 headers that is the only form.
+ */
 static __always_inline void checksum_apply(__sum16 *checksum, __u16 delta)
 {
 	*checksum = ~fold((__u64)(__u16) ~*checksum + delta);
+}
+
+/* UDP says 0 where there is no checksum, so 0 itself is sent as 0xffff (RFC 768). */
+static __always_inline void checksum_apply_udp(__sum16 *checksum, __u16 delta)
+{
+	if (!*checksum)
+		return;
+	checksum_apply(checksum, delta);
+	if (!*checksum)
+		*checksum = 0xffff;
 }
 
 #endif

@@ -7,12 +7,13 @@
 #ifndef DATAPATH_NAT_H
 #define DATAPATH_NAT_H
 
-#include "checksum.h"
+#include "lifetime.h"
 #include "ring.h"
+#include "send.h"
+#include "service.h"
 #include "target.h"
-#include "verdict.h"
 
-#define NAT_TRIES 32 /* source ports tried for a new flow; each costs two hash look-ups */
+#define NAT_TRIES 32 /* source ports tried for a new flow, before all of them are */
 
 #define EEXIST 17
 
@@ -22,20 +23,50 @@ struct nat_request {
 	__u32 service; /* id */
 	__u32 ring_size;
 	__u32 backend; /* id of the one it is on; 0: none yet */
-	__be16 port; /* the source port that it has there */
-	__u8 pad[2];
+	__u32 state; /* enum flow_state, what the packet shows of it */
+	struct addr source; /* address and port that it has there */
+	__be16 port;
+	__u8 is_ipv6;
+	__u8 restart; /* 1: the flow with these addresses and ports is over */
 	__u32 ifindex; /* the way back to the client is the way the packet came */
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
+	__u8 pad[4];
 };
 
 /* A flow's other entry, for the backend's packets, with the key under which they arrive. */
 struct nat_reply {
 	struct flow_key key;
 	struct flow flow;
-	__u32 first_try; /* source port, counted from nat_port_first */
+	__u64 hash; /* of the flow; says where the search for a source port begins */
 	long err; /* what came of the tries: 0, -EEXIST when all are taken, or what the kernel said */
+	__u32 restart;
+	__u32 is_ipv6;
+	__u32 pressed; /* 1: ports are short, and flows that are hardly alive must give theirs up */
+	__u32 opened; /* 1: it is a new flow */
 };
+
+/* Where a flow is begun, on each CPU: all of it is too much for the stack. Not pinned. */
+struct nat_work {
+	struct nat_request request;
+	struct flow flow; /* the client's entry */
+	struct nat_reply reply;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nat_work);
+} nat_work SEC(".maps");
+
+/* Never NULL; see settings_get(). */
+static __always_inline struct nat_work *nat_work_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&nat_work, &zero);
+}
 
 static __always_inline bool is_nat_port(const struct settings *conf, __be16 port)
 {
@@ -44,29 +75,18 @@ static __always_inline bool is_nat_port(const struct settings *conf, __be16 port
 	return number >= conf->nat_port_first && number <= conf->nat_port_last;
 }
 
-/* The differences that make the rewrite from `tuple` to `flow` a matter of two additions. */
-static __always_inline void nat_set_deltas(struct flow *flow, const struct flow_key *tuple)
-{
-	__u64 ports = delta_port(tuple->source_port, flow->source_port) +
-		      delta_port(tuple->destination_port, flow->destination_port);
-	__u64 addrs = delta_addr(&tuple->source, &flow->source) +
-		      delta_addr(&tuple->destination, &flow->destination);
-
-	flow->ip_delta = fold(addrs + delta_ttl());
-	/* ICMP over IPv4, alone of all, has no addresses in its checksum. */
-	flow->l4_delta = fold(tuple->protocol == IPPROTO_ICMP ? ports : addrs + ports);
-}
-
 static __always_inline void nat_init_flow(struct flow *flow, const struct nat_request *request,
 					  const struct target *target)
 {
 	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->source = target->source;
+	flow->source = request->port ? request->source : target->source;
+	flow->source_port = request->port;
 	flow->destination = target->address;
 	flow->destination_port = target->port ?: request->client.destination_port;
 	flow->direction = FLOW_TO_BACKEND;
 	flow->service = request->service;
 	flow->backend = request->backend;
+	flow->state = request->state;
 	flow->seen = jiffies();
 }
 
@@ -80,7 +100,10 @@ static __always_inline void nat_init_reply(struct nat_reply *reply,
 	reply->key.source = forward->destination;
 	reply->key.destination = forward->source;
 	reply->key.source_port = forward->destination_port;
+	reply->key.destination_port = forward->source_port;
 	reply->key.protocol = request->client.protocol;
+	reply->restart = request->restart;
+	reply->is_ipv6 = request->is_ipv6;
 
 	flow->source = request->client.destination;
 	flow->destination = request->client.source;
@@ -89,6 +112,7 @@ static __always_inline void nat_init_reply(struct nat_reply *reply,
 	flow->direction = FLOW_TO_CLIENT;
 	flow->service = request->service;
 	flow->backend = request->backend;
+	flow->state = forward->state;
 	flow->seen = forward->seen;
 	flow->ifindex = request->ifindex;
 	mac_copy(flow->dst_mac, request->dst_mac);
@@ -111,6 +135,22 @@ static __always_inline bool nat_same_rewrite(const struct flow *a, const struct 
 }
 
 /*
+ * A packet that came a second after a reset, and is none itself: nobody believed in the reset. All in
+ * place: a replaced element may be reused while another CPU reads it.
+ */
+static __always_inline void nat_confirm(struct flow *old, const struct flow *now, bool restart)
+{
+	old->seen = now->seen;
+	old->service = now->service;
+	old->backend = now->backend;
+	if (restart)
+		old->state = now->state;
+	else if (old->state & FLOW_RESET && !(now->state & FLOW_RESET))
+		__sync_fetch_and_and(&old->state, ~FLOW_RESET);
+	__sync_fetch_and_or(&old->state, now->state);
+}
+
+/*
  * Enters the reply's side of a flow, and so claims its source port. Returns 0, -EEXIST when the port
  * is somebody else's, or what the kernel said.
  */
@@ -120,9 +160,10 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 	__u64 seen;
 	long err;
 
-	nat_set_deltas(&reply->flow, &reply->key);
 	if (!old) {
+		flow_set_deltas(&reply->flow, &reply->key);
 		err = bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
+		reply->opened = !err;
 		if (err != -EEXIST)
 			return err;
 		/* Another CPU was faster, perhaps with a packet of the same flow. */
@@ -131,82 +172,200 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 			return -EEXIST;
 	}
 	if (nat_same_rewrite(old, &reply->flow)) {
-		/* In place: a replaced element may be reused while another CPU reads it. */
-		old->seen = reply->flow.seen;
-		old->service = reply->flow.service;
-		old->backend = reply->flow.backend;
+		nat_confirm(old, &reply->flow, reply->restart);
 		old->ifindex = reply->flow.ifindex;
 		mac_copy(old->dst_mac, reply->flow.dst_mac);
 		mac_copy(old->src_mac, reply->flow.src_mac);
+		reply->opened = reply->restart;
 		return 0;
 	}
 	seen = old->seen;
-	if (!has_surely_passed(conf, seen, conf->echo_timeout))
+	if (!flow_is_over(conf, old, reply->key.protocol, reply->pressed))
 		return -EEXIST;
 	/* Two CPUs may find the same dead entry: one of them takes it over. */
 	if (!__sync_bool_compare_and_swap(&old->seen, seen, reply->flow.seen))
 		return -EEXIST;
+	flow_set_deltas(&reply->flow, &reply->key);
+	reply->opened = 1;
 	return bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_ANY);
 }
 
-/* A try at the i-th source port from the first one on: bpf_loop() goes on while this returns 0. */
-static long nat_try(__u32 i, struct nat_reply *reply)
+/* How many pairs of source address and port there are; 0 if the settings are no good. */
+static __always_inline __u32 nat_pairs(const struct settings *conf, const struct snat *sources,
+				       bool is_ipv6)
+{
+	__u32 addresses = is_ipv6 ? sources->count6 : sources->count4;
+
+	if (!conf->nat_port_first || conf->nat_port_last < conf->nat_port_first)
+		return 0;
+	return (conf->nat_port_last - conf->nat_port_first + 1) * (addresses ?: 1);
+}
+
+/* Sets the source address and port of a flow to the `pair`-th of all. */
+static __always_inline void nat_set_pair(struct nat_reply *reply, const struct settings *conf,
+					 const struct snat *sources, __u32 pair)
+{
+	__u32 ports = conf->nat_port_last - conf->nat_port_first + 1;
+	__u32 index = pair / ports & (MAX_SNAT - 1);
+
+	reply->key.destination_port = bpf_htons(conf->nat_port_first + pair % ports);
+	if (reply->is_ipv6 && sources->count6)
+		reply->key.destination = sources->ipv6[index].address;
+	else if (!reply->is_ipv6 && sources->count4)
+		reply->key.destination = sources->ipv4[index].address;
+}
+
+/* A reply to a port that is a service's would pass for a client's packet. */
+static __always_inline bool nat_port_is_taken(const struct nat_reply *reply)
+{
+	return service_get(&reply->key.destination, reply->key.protocol,
+			   bpf_ntohs(reply->key.destination_port));
+}
+
+static __always_inline long nat_try_pair(struct nat_reply *reply, __u64 start, __u32 i)
 {
 	struct settings *conf = settings_get();
-	__u32 count;
+	__u32 zero = 0, pairs;
+	struct snat *sources = bpf_map_lookup_elem(&snat, &zero);
 
-	if (!conf || !conf->nat_port_first || conf->nat_port_last < conf->nat_port_first)
+	if (!conf || !sources)
 		return 1;
-	count = conf->nat_port_last - conf->nat_port_first + 1;
-	reply->key.destination_port =
-		bpf_htons(conf->nat_port_first + (reply->first_try + i) % count);
+	pairs = nat_pairs(conf, sources, reply->is_ipv6);
+	if (i >= pairs)
+		return 1;
+	nat_set_pair(reply, conf, sources, ((__u32)start % pairs + i) % pairs);
+	if (nat_port_is_taken(reply))
+		return 0;
 	reply->err = nat_claim(reply, conf);
 	return reply->err != -EEXIST;
 }
 
+/* bpf_loop() goes on while these return 0. A try somewhere: */
+static long nat_try(__u32 i, void *unused)
+{
+	struct nat_work *work = nat_work_get();
+
+	return !work || nat_try_pair(&work->reply, hash_mix(work->reply.hash, i), 0);
+}
+
+/* And one of all, in order. */
+static long nat_try_all(__u32 i, void *unused)
+{
+	struct nat_work *work = nat_work_get();
+
+	return !work || nat_try_pair(&work->reply, work->reply.hash, i);
+}
+
 /*
- * Chooses the backend and the source port, enters the reply's side and fills in the client's.
- *
- * The first port tried is the one the flow has, or follows from the flow's hash: so two CPUs that
- * see a flow's first packets at once, or a flow one side of which was evicted from the table, come
- * to the same entry again. Not static, so that the verifier looks at it once; weak, so that clang does
- * not conclude from its body what the verifier, looking at the call, cannot know.
+ * Finds a source port. The order of the tries follows from the flow's hash: so two CPUs that see a
+ * flow's first packets at once, or a flow one side of which was evicted from the table, come to the
+ * same entry again. Where few are free, every one is looked at, so that none is left unused; but
+ * when that was in vain, not again for a sixteenth of a second: it takes milliseconds.
  */
-__weak __noinline int nat_begin(struct nat_request *request, struct flow *flow)
+static __always_inline void nat_find_port(struct nat_reply *reply, struct target *target,
+					  const struct settings *conf)
+{
+	/* Not loops of our own: Linux 6.1 refuses the order in which clang 14 lays out these. */
+	bpf_loop(NAT_TRIES, nat_try, NULL, 0);
+	if (reply->err != -EEXIST ||
+	    (target->exhausted && jiffies() - target->exhausted < conf->hz / 16))
+		return;
+	reply->pressed = 1;
+	bpf_loop(MAX_SNAT << 16, nat_try_all, NULL, 0);
+	target->exhausted = reply->err == -EEXIST ? jiffies() : 0;
+}
+
+/*
+ * Chooses the backend and the source port, enters the reply's side and fills in the client's. Returns
+ * an enum reason. Not static, so that the verifier looks at it once; weak, so that clang does not
+ * conclude from its body what the verifier, looking at the call, cannot know.
+ */
+__weak __noinline int nat_begin(void)
 {
 	struct settings *conf = settings_get();
-	struct nat_reply reply;
+	struct nat_work *work = nat_work_get();
+	struct nat_request *request;
+	struct nat_reply *reply;
 	struct target *target;
+	struct flow *flow;
 	__u64 hash;
 
-	if (!conf || !request || !flow)
+	if (!conf || !work)
 		return REASON_NO_MEMORY;
+	request = &work->request;
+	reply = &work->reply;
+	flow = &work->flow;
 	hash = flow_hash(&request->client, conf);
-	if (!request->backend || !nat_is_member(request))
+	if (!request->backend || !nat_is_member(request)) {
 		request->backend = ring_choose(request->service, request->ring_size, hash);
+		request->port = 0;
+	}
 	target = target_get(request->backend);
 	if (!target)
 		return REASON_NO_BACKEND;
-	if (request->port)
-		hash = bpf_ntohs(request->port) - conf->nat_port_first;
 
 	nat_init_flow(flow, request, target);
-	nat_init_reply(&reply, request, flow);
-	reply.first_try = hash;
-	reply.err = -EEXIST;
-	/* Not a loop of our own: Linux 6.1 refuses the order in which clang 14 lays out this one. */
-	bpf_loop(NAT_TRIES, nat_try, &reply, 0);
-	if (reply.err)
-		return reply.err == -EEXIST ? REASON_NO_PORT : REASON_NO_MEMORY;
-	flow->source_port = reply.key.destination_port;
-	nat_set_deltas(flow, &request->client);
+	nat_init_reply(reply, request, flow);
+	reply->hash = hash;
+	reply->err = request->port ? nat_claim(reply, conf) : -EEXIST;
+	if (reply->err == -EEXIST)
+		nat_find_port(reply, target, conf);
+	if (reply->err)
+		return reply->err == -EEXIST ? REASON_NO_PORT : REASON_NO_MEMORY;
+	if (reply->opened)
+		count_opened(request->backend);
+	flow->source = reply->key.destination;
+	flow->source_port = reply->key.destination_port;
+	flow_set_deltas(flow, &request->client);
 	return REASON_FORWARDED;
 }
 
 /* Does the flow go where its backend is? Not so when that was deleted. */
-static __always_inline bool nat_is_alive(const struct flow *flow, const struct target *target)
+static __always_inline bool nat_is_alive(const struct flow *flow, const struct target *target,
+					 const struct flow_key *tuple)
 {
-	return target && addr_equal(&flow->destination, &target->address);
+	return target && addr_equal(&flow->destination, &target->address) &&
+	       flow->destination_port == (target->port ?: tuple->destination_port);
+}
+
+static __always_inline bool packet_is_syn(const struct packet *pkt)
+{
+	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* What a client's packet says about its flow's state. `old` is NULL for a new flow. */
+static __always_inline __u32 nat_state(const struct packet *pkt, const struct flow *old)
+{
+	if (pkt->kind != PACKET_TCP)
+		return old ? FLOW_ESTABLISHED : 0;
+	return (pkt->tcp_flags & TCP_SYN ? 0 : FLOW_ESTABLISHED) |
+	       (pkt->tcp_flags & TCP_FIN ? FLOW_FIN_CLIENT : 0) |
+	       (pkt->tcp_flags & TCP_RST ? FLOW_RESET : 0);
+}
+
+static __always_inline void nat_init_request(struct nat_request *request, struct xdp_md *ctx,
+					     const struct packet *pkt,
+					     const struct service *service, struct flow *old)
+{
+	struct ethhdr *eth = packet_at(ctx, 0, sizeof(*eth));
+
+	__builtin_memset(request, 0, sizeof(*request));
+	request->client = pkt->tuple;
+	request->service = service->id;
+	request->ring_size = service->ring_size;
+	request->state = nat_state(pkt, old);
+	request->is_ipv6 = pkt->is_ipv6;
+	request->restart = old && packet_is_syn(pkt) && flow_is_closed(old);
+	request->ifindex = ctx->ingress_ifindex;
+	if (old && !request->restart) {
+		request->backend = old->backend;
+		request->source = old->source;
+		request->port = old->source_port;
+	}
+	if (eth) {
+		mac_copy(request->dst_mac, eth->h_source);
+		mac_copy(request->src_mac, eth->h_dest);
+	}
 }
 
 /*
@@ -216,112 +375,104 @@ static __always_inline bool nat_is_alive(const struct flow *flow, const struct t
 static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 							const struct packet *pkt,
 							const struct service *service,
-							struct flow *old, struct flow *flow)
+							struct flow *old, struct nat_work *work)
 {
-	struct nat_request request = {
-		.client = pkt->tuple,
-		.service = service->id,
-		.ring_size = service->ring_size,
-		.backend = old ? old->backend : 0,
-		.port = old ? old->source_port : 0,
-		.ifindex = ctx->ingress_ifindex,
-	};
 	enum reason reason;
 
-	mac_copy(request.dst_mac, pkt->eth->h_source);
-	mac_copy(request.src_mac, pkt->eth->h_dest);
-	reason = nat_begin(&request, flow);
+	nat_init_request(&work->request, ctx, pkt, service, old);
+	reason = nat_begin();
 	if (reason != REASON_FORWARDED)
 		return reason;
-	if (old && nat_same_rewrite(old, flow)) {
-		old->seen = flow->seen;
-		old->service = flow->service;
-		old->backend = flow->backend;
+	if (old && nat_same_rewrite(old, &work->flow)) {
+		nat_confirm(old, &work->flow, work->request.restart);
 		return REASON_FORWARDED;
 	}
-	if (bpf_map_update_elem(&flows, &pkt->tuple, flow, BPF_ANY))
+	if (bpf_map_update_elem(&flows, &pkt->tuple, &work->flow, BPF_ANY))
 		return REASON_NO_MEMORY;
 	return REASON_FORWARDED;
 }
 
-static __always_inline void nat_rewrite_ip(const struct xdp_md *ctx, struct packet *pkt,
-					   const struct flow *flow)
+/* Does the packet change the flow's state, or was it not looked at for a second? */
+static __always_inline bool nat_needs_look(const struct packet *pkt, const struct flow *flow,
+					   const struct settings *conf)
 {
-	void *end = (void *)(long)ctx->data_end;
+	if (pkt->kind == PACKET_TCP && (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) ||
+					!(flow->state & FLOW_ESTABLISHED)))
+		return true;
+	return has_passed(conf, flow->seen, 1);
+}
 
-	/* Both were parsed; the verifier does not remember which of them. */
-	if (pkt->is_ipv6 && (void *)(pkt->ip6 + 1) <= end) {
-		addr_to_ipv6(&pkt->ip6->saddr, &flow->source);
-		addr_to_ipv6(&pkt->ip6->daddr, &flow->destination);
-		pkt->ip6->hop_limit--;
-	} else if (!pkt->is_ipv6 && (void *)(pkt->ip4 + 1) <= end) {
-		pkt->ip4->saddr = addr_to_ipv4(&flow->source);
-		pkt->ip4->daddr = addr_to_ipv4(&flow->destination);
-		pkt->ip4->ttl--;
-		checksum_apply(&pkt->ip4->check, flow->ip_delta);
+/* The backend has ended the flow: the client's side must know too. */
+static __noinline void nat_note_end(struct flow *reply, __u32 protocol, __u32 state)
+{
+	struct flow_key key = {
+		.source = reply->destination,
+		.destination = reply->source,
+		.source_port = reply->destination_port,
+		.destination_port = reply->source_port,
+		.protocol = protocol,
+	};
+	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+
+	__sync_fetch_and_or(&reply->state, state);
+	if (flow)
+		__sync_fetch_and_or(&flow->state, state);
+}
+
+/* A backend's reply, on a flow to the client. */
+static __always_inline int nat_return(struct xdp_md *ctx, const struct packet *pkt,
+				      const struct settings *conf, struct flow *flow)
+{
+	if (pkt->ttl <= 1)
+		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
+	if (pkt->kind != PACKET_ERROR) {
+		flow->seen = jiffies();
+		if (pkt->tcp_flags & (TCP_FIN | TCP_RST))
+			nat_note_end(flow, pkt->tuple.protocol,
+				     pkt->tcp_flags & TCP_RST ? FLOW_RESET : FLOW_FIN_BACKEND);
 	}
+	return send(ctx, pkt, conf, flow, flow->ifindex, flow->dst_mac, flow->src_mac);
 }
 
-static __always_inline void nat_rewrite(const struct xdp_md *ctx, struct packet *pkt,
-					const struct flow *flow, const __u8 *dst_mac,
-					const __u8 *src_mac)
-{
-	mac_copy(pkt->eth->h_dest, dst_mac);
-	mac_copy(pkt->eth->h_source, src_mac);
-	nat_rewrite_ip(ctx, pkt, flow);
-	/* A request has its identifier in the source port, a reply in the other. */
-	pkt->echo->id = flow->source_port | flow->destination_port;
-	checksum_apply(&pkt->echo->checksum, flow->l4_delta);
-	/*
-	 * An echo reply may consist of zeros alone, and then its checksum is 0xffff. The difference
-	 * cannot tell 0xffff from 0; where the rest is not all zeros the two mean the same (RFC 1624).
-	 */
-	if (!*(__u64 *)pkt->echo)
-		pkt->echo->checksum = 0xffff;
-}
-
-/* A client's packet for the service. */
-static __always_inline int nat_forward(struct xdp_md *ctx, struct packet *pkt,
-				       const struct service *service, const struct settings *conf)
-{
-	struct flow *flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
-	struct target *target = flow ? target_get(flow->backend) : NULL;
-	enum reason reason;
-	struct flow fresh;
-
-	if (flow && !nat_is_alive(flow, target))
-		flow = NULL;
-	if (!flow || has_passed(conf, flow->seen, 1)) {
-		reason = nat_begin_or_confirm(ctx, pkt, service, flow, &fresh);
-		if (reason != REASON_FORWARDED)
-			return finish(ctx, pkt, conf, service->id, reason);
-		flow = &fresh;
-		target = target_get(flow->backend);
-	}
-	if (!target || !target_resolve(ctx, target, pkt->is_ipv6, conf))
-		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
-
-	nat_rewrite(ctx, pkt, flow, target->dst_mac, target->src_mac);
-	return finish_sent(ctx, pkt, conf, flow, target->ifindex);
-}
-
-/* A backend's reply, if it is one: of other packets the host knows more. */
-static __always_inline int nat_return(struct xdp_md *ctx, struct packet *pkt,
-				      const struct settings *conf)
+/* The flow of which this is a backend's reply, or NULL. */
+static __always_inline struct flow *nat_reply_find(const struct packet *pkt,
+						   const struct settings *conf)
 {
 	struct flow *flow;
 
 	if (!is_nat_port(conf, pkt->tuple.destination_port))
-		return XDP_PASS;
+		return NULL;
 	flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
-	if (!flow || flow->direction != FLOW_TO_CLIENT || !pkt->echo)
-		return XDP_PASS;
-	if (pkt->info.ttl <= 1)
-		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
+	return flow && flow->direction == FLOW_TO_CLIENT ? flow : NULL;
+}
 
-	flow->seen = jiffies();
-	nat_rewrite(ctx, pkt, flow, flow->dst_mac, flow->src_mac);
-	return finish_sent(ctx, pkt, conf, flow, flow->ifindex);
+/* A client's packet for the service. */
+static __always_inline int nat_forward(struct xdp_md *ctx, const struct packet *pkt,
+				       const struct service *service, const struct settings *conf)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
+	struct target *target = flow ? target_get(flow->backend) : NULL;
+	struct nat_work *work;
+	enum reason reason;
+
+	if (flow && !nat_is_alive(flow, target, &pkt->tuple))
+		flow = NULL;
+	if (pkt->kind == PACKET_ERROR) {
+		if (!flow)
+			return finish(ctx, pkt, conf, service->id, REASON_NO_FLOW);
+	} else if (!flow || nat_needs_look(pkt, flow, conf)) {
+		work = nat_work_get();
+		if (!work)
+			return XDP_PASS;
+		reason = nat_begin_or_confirm(ctx, pkt, service, flow, work);
+		if (reason != REASON_FORWARDED)
+			return finish(ctx, pkt, conf, service->id, reason);
+		flow = &work->flow;
+		target = target_get(flow->backend);
+	}
+	if (!target || !target_resolve(ctx, target, pkt->is_ipv6, conf))
+		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
+	return send(ctx, pkt, conf, flow, target->ifindex, target->dst_mac, target->src_mac);
 }
 
 #endif

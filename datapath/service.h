@@ -5,15 +5,41 @@
 
 #include "packet.h"
 
-static __always_inline struct service *service_find(const struct packet *pkt)
+static __always_inline bool is_echo(const struct flow_key *tuple)
+{
+	return tuple->protocol == IPPROTO_ICMP || tuple->protocol == IPPROTO_ICMPV6;
+}
+
+static __always_inline struct service *service_get(const struct addr *vip, __u8 protocol,
+						   __u16 port)
 {
 	struct service_key key = {
-		.vip = pkt->tuple.destination,
-		.port = bpf_ntohs(pkt->tuple.destination_port),
-		.protocol = pkt->tuple.protocol,
+		.vip = *vip,
+		.port = port,
+		.protocol = protocol,
 	};
 
 	return bpf_map_lookup_elem(&services, &key);
+}
+
+/* The one with the packet's port. For echo requests that is 0, and replies have no service. */
+static __always_inline struct service *service_of_port(const struct packet *pkt)
+{
+	return service_get(&pkt->tuple.destination, pkt->tuple.protocol,
+			   bpf_ntohs(pkt->tuple.destination_port));
+}
+
+/* The one that has every port of the packet's address. */
+static __always_inline struct service *service_of_address(const struct packet *pkt)
+{
+	if (is_echo(&pkt->tuple))
+		return NULL;
+	return service_get(&pkt->tuple.destination, pkt->tuple.protocol, 0);
+}
+
+static __always_inline bool is_vip(const struct addr *address)
+{
+	return bpf_map_lookup_elem(&vips, address);
 }
 
 #endif

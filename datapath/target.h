@@ -53,22 +53,23 @@ static __always_inline bool target_knows(const struct target *target,
 
 /*
  * Asks as if the packet came from this host itself, out of lo: the answer then does not depend on
- * where the client's packet came in, and only lo must have forwarding switched on, which lets
- * nobody route through the host.
+ * where the packet came in, and only lo must have forwarding switched on, which lets nobody route
+ * through the host.
  */
-static __always_inline long target_fib_lookup(struct xdp_md *ctx, const struct target *target,
-					      bool is_ipv6, struct bpf_fib_lookup *fib)
+static __always_inline long fib_lookup(struct xdp_md *ctx, const struct addr *source,
+				       const struct addr *destination, bool is_ipv6,
+				       struct bpf_fib_lookup *fib)
 {
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->ifindex = LOOPBACK_IFINDEX;
 	if (is_ipv6) {
 		fib->family = AF_INET6;
-		addr_to_ipv6((struct in6_addr *)fib->ipv6_src, &target->source);
-		addr_to_ipv6((struct in6_addr *)fib->ipv6_dst, &target->address);
+		addr_to_ipv6((struct in6_addr *)fib->ipv6_src, source);
+		addr_to_ipv6((struct in6_addr *)fib->ipv6_dst, destination);
 	} else {
 		fib->family = AF_INET;
-		fib->ipv4_src = addr_to_ipv4(&target->source);
-		fib->ipv4_dst = addr_to_ipv4(&target->address);
+		fib->ipv4_src = addr_to_ipv4(source);
+		fib->ipv4_dst = addr_to_ipv4(destination);
 	}
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
 }
@@ -85,7 +86,7 @@ static __noinline bool target_lookup(struct xdp_md *ctx, struct target *target, 
 	struct bpf_fib_lookup fib;
 
 	target->checked = jiffies();
-	switch (target_fib_lookup(ctx, target, is_ipv6, &fib)) {
+	switch (fib_lookup(ctx, &target->source, &target->address, is_ipv6, &fib)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		target_set_nexthop(target, &fib);
 		break;

@@ -35,6 +35,14 @@ static __always_inline void count_backend(const struct xdp_md *ctx, __u32 backen
 		traffic_add(reason == REASON_RETURNED ? &of->returned : &of->forwarded, ctx);
 }
 
+static __always_inline void count_opened(__u32 backend)
+{
+	struct backend_counters *of = bpf_map_lookup_elem(&backend_counters, &backend);
+
+	if (of)
+		of->opened++;
+}
+
 /*
  * Without a reader the kernel refuses the sample, which is as well. Not inline: its variables stay out
  * of every packet's stack frame, and struct sample comes into the BTF, for lb.sh.
@@ -46,16 +54,19 @@ static __noinline long log_sample(struct xdp_md *ctx, const struct sample *sampl
 }
 
 static __noinline long log_packet(struct xdp_md *ctx, const struct packet *pkt, enum reason reason,
-				  const struct addr *to)
+				  const struct flow *flow)
 {
 	struct sample sample = {
 		.packet = pkt->tuple,
 		.reason = reason,
 		.icmp_type = pkt->icmp_type,
+		.icmp_error = pkt->kind == PACKET_ERROR,
 	};
 
-	if (to)
-		sample.to = *to;
+	if (flow) {
+		sample.to = flow->destination;
+		sample.to_port = flow->destination_port;
+	}
 	return log_sample(ctx, &sample);
 }
 
@@ -87,7 +98,7 @@ static __always_inline int finish_sent(struct xdp_md *ctx, const struct packet *
 	count(ctx, flow->service, reason);
 	count_backend(ctx, flow->backend, reason);
 	if (conf->log_until > jiffies())
-		log_packet(ctx, pkt, reason, &flow->destination);
+		log_packet(ctx, pkt, reason, flow);
 
 	return ifindex == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(ifindex, 0);
 }

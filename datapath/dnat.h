@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Mode dnat: the destination is rewritten and the client's address kept, so backends see their
+ * clients and must route their replies through the balancer. No flow is remembered: the ring says where
+ * a client's packet goes, and `returns` for whom a backend speaks.
+ */
+#ifndef DATAPATH_DNAT_H
+#define DATAPATH_DNAT_H
+
+#include "ring.h"
+#include "send.h"
+#include "service.h"
+#include "target.h"
+
+/* A client's packet for the service. */
+static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet *pkt,
+					const struct service *service, const struct settings *conf)
+{
+	const struct flow_key *tuple = &pkt->tuple;
+	struct flow flow = {
+		.source = tuple->source,
+		.source_port = tuple->source_port,
+		.direction = FLOW_TO_BACKEND,
+		.service = service->id,
+	};
+	struct target *target;
+
+	flow.backend = ring_choose(service->id, service->ring_size, flow_hash(tuple, conf));
+	target = target_get(flow.backend);
+	if (!target)
+		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);
+	if (!target_resolve(ctx, target, pkt->is_ipv6, conf))
+		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
+	flow.destination = target->address;
+	flow.destination_port = target->port ?: tuple->destination_port;
+	flow_set_deltas(&flow, tuple);
+	if (pkt->kind == PACKET_TCP && (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		count_opened(flow.backend);
+	return send(ctx, pkt, conf, &flow, target->ifindex, target->dst_mac, target->src_mac);
+}
+
+static __always_inline struct return_source *dnat_return_find(const struct flow_key *tuple)
+{
+	struct return_key key = {
+		.address = tuple->source,
+		.port = bpf_ntohs(tuple->source_port),
+		.protocol = tuple->protocol,
+	};
+	struct return_source *found = bpf_map_lookup_elem(&returns, &key);
+
+	if (found || is_echo(tuple))
+		return found;
+	key.port = 0;
+	return bpf_map_lookup_elem(&returns, &key);
+}
+
+/* A backend's packet to a client, if it is one: of other packets the host knows more. */
+static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
+				       const struct settings *conf)
+{
+	const struct flow_key *tuple = &pkt->tuple;
+	struct return_source *as = dnat_return_find(tuple);
+	struct bpf_fib_lookup fib;
+	struct flow flow;
+
+	if (!as)
+		return XDP_PASS;
+	/* The way to the client is the host's: nothing is remembered about him. */
+	switch (fib_lookup(ctx, &as->vip, &tuple->destination, pkt->is_ipv6, &fib)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		break;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return finish(ctx, pkt, conf, as->service, REASON_UNRESOLVED);
+	default: /* for this host itself, or to nowhere */
+		return XDP_PASS;
+	}
+	if (pkt->ttl <= 1)
+		return finish(ctx, pkt, conf, as->service, REASON_TTL_EXPIRED);
+	__builtin_memset(&flow, 0, sizeof(flow));
+	flow.source = as->vip;
+	flow.source_port = as->port ?: tuple->source_port;
+	flow.destination = tuple->destination;
+	flow.destination_port = tuple->destination_port;
+	flow.direction = FLOW_TO_CLIENT;
+	flow.service = as->service;
+	flow.backend = as->backend;
+	flow_set_deltas(&flow, tuple);
+	return send(ctx, pkt, conf, &flow, fib.ifindex, fib.dmac, fib.smac);
+}
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* How long a flow may be idle before another may have its source port. */
+#ifndef DATAPATH_LIFETIME_H
+#define DATAPATH_LIFETIME_H
+
+#include "settings.h"
+
+/* Seconds, while ports are short. A client that gets no answer to its SYN asks again after 1, 2, 4. */
+#define PRESSED_SYN_TIMEOUT 5
+#define PRESSED_CLOSED_TIMEOUT 2
+
+/* Both ends have said their last word, or one wanted to hear no more. */
+static __always_inline bool flow_is_closed(const struct flow *flow)
+{
+	__u32 both = FLOW_FIN_CLIENT | FLOW_FIN_BACKEND;
+
+	return flow->state & FLOW_RESET || (flow->state & both) == both;
+}
+
+static __always_inline __u32 at_most(__u32 seconds, __u32 limit)
+{
+	return seconds < limit ? seconds : limit;
+}
+
+/*
+ * A closed connection keeps its port for a while: its last segments may still be under way, and the
+ * backend may remember it (TIME-WAIT), and not take a new one from the same port.
+ */
+static __always_inline __u32 tcp_timeout(const struct settings *conf, const struct flow *flow,
+					 bool pressed)
+{
+	if (flow_is_closed(flow))
+		return pressed ? at_most(conf->tcp_closed_timeout, PRESSED_CLOSED_TIMEOUT) :
+				 conf->tcp_closed_timeout;
+	if (flow->state & FLOW_ESTABLISHED)
+		return conf->tcp_timeout;
+	return pressed ? at_most(conf->tcp_syn_timeout, PRESSED_SYN_TIMEOUT) : conf->tcp_syn_timeout;
+}
+
+static __always_inline bool flow_is_over(const struct settings *conf, const struct flow *flow,
+					 __u8 protocol, bool pressed)
+{
+	__u32 seconds = conf->echo_timeout;
+
+	if (protocol == IPPROTO_TCP)
+		seconds = tcp_timeout(conf, flow, pressed);
+	else if (protocol == IPPROTO_UDP)
+		seconds = flow->state & FLOW_ESTABLISHED ? conf->udp_timeout : conf->udp_new_timeout;
+	return has_surely_passed(conf, flow->seen, seconds);
+}
+
+#endif

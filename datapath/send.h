@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The last step of a packet that goes on. */
+#ifndef DATAPATH_SEND_H
+#define DATAPATH_SEND_H
+
+#include "fragment.h"
+#include "rewrite.h"
+#include "verdict.h"
+
+/* Makes the packet what `flow` says, and sends it out of the interface, between the MAC addresses. */
+static __always_inline int send(struct xdp_md *ctx, const struct packet *pkt,
+				const struct settings *conf, const struct flow *flow, __u32 ifindex,
+				const __u8 *dst_mac, const __u8 *src_mac)
+{
+	if (pkt->is_first)
+		fragment_remember(pkt, flow, ifindex, dst_mac, src_mac);
+	rewrite(ctx, pkt, flow, dst_mac, src_mac);
+	return finish_sent(ctx, pkt, conf, flow, ifindex);
+}
+
+#endif
