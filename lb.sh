@@ -15,8 +15,8 @@ PROGRAM=lb.sh
 HERE=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 OBJECT=$HERE/xdp_lb.o
 
-for part in common namespace instance layout map state address device neighbour service backend \
-	status log help; do
+for part in common namespace instance layout map state address device neighbour host ring service return \
+	backend snat timeout status log help; do
 	# shellcheck source=/dev/null
 	source "$HERE/lib/$part.sh"
 done

@@ -69,17 +69,17 @@ struct {
 } services SEC(".maps");
 
 /*
- * vips: the addresses of all services, for packets that do not say which service they are for.
- * Written by lb.sh: an entry is there as long as a service has the address.
+ * addresses: those of all services, and those that mode nat speaks with towards backends. For packets
+ * that do not say which service they are of. Written by lb.sh.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, MAX_SERVICES);
+	__uint(max_entries, MAX_SERVICES + MAX_BACKENDS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, struct addr);
 	__type(value, __u32); /* always 1 */
-} vips SEC(".maps");
+} addresses SEC(".maps");
 
 /*
  * backends: who serves, found by address. Written and read by lb.sh alone; what the datapath needs
@@ -98,6 +98,7 @@ struct backend {
 	struct addr neighbour; /* the next hop on that interface: the backend itself or a router */
 	__u32 managed; /* 1: we marked its neighbour entry managed, and delete it in the end */
 	__u32 pad;
+	struct addr source; /* ours, towards it; all zero without a route */
 };
 
 struct {
@@ -208,7 +209,7 @@ struct target {
 	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
 	__u64 checked; /* jiffies at the last look-up */
 	struct addr mac_nexthop; /* and its address */
-	struct addr source; /* ours, towards it; in mode nat the one it answers to, unless there is `snat` */
+	struct addr source; /* ours, towards it; what mode nat uses unless there is `snat` */
 	__u64 exhausted; /* jiffies, when a search through all source ports found none; 0: never */
 };
 
@@ -265,7 +266,7 @@ enum flow_direction {
 };
 
 enum flow_state { /* bits, the same in both entries */
-	FLOW_ESTABLISHED = 1, /* tcp: the handshake is over; others: it lasted for more than a second */
+	FLOW_ESTABLISHED = 1, /* tcp: after the handshake; others: seen for over a second */
 	FLOW_FIN_CLIENT = 2, /* the client has sent its last octet */
 	FLOW_FIN_BACKEND = 4,
 	FLOW_RESET = 8,

@@ -295,7 +295,8 @@ __weak __noinline int ipv6_walk_extensions(struct xdp_md *ctx, struct ipv6_walk 
 {
 	struct cursor cursor = cursor_init(ctx);
 
-	if (!walk || walk->offset > MAX_L4_OFFSET + sizeof(struct icmp_header) + sizeof(struct ipv6hdr))
+	if (!walk ||
+	    walk->offset > MAX_L4_OFFSET + sizeof(struct icmp_header) + sizeof(struct ipv6hdr))
 		return NOT_OURS;
 	cursor.pos += walk->offset;
 	for (int i = 0; i < MAX_IPV6_EXTENSIONS; i++) {

@@ -47,7 +47,7 @@ static __always_inline int fragment_follow(struct xdp_md *ctx, const struct pack
 	fragment_init_key(&key, pkt);
 	flow = bpf_map_lookup_elem(&fragmented, &key);
 	if (!flow || has_passed(conf, flow->seen, FRAGMENT_TIMEOUT)) {
-		if (!is_vip(&pkt->tuple.destination))
+		if (!is_our_address(&pkt->tuple.destination))
 			return XDP_PASS;
 		return finish(ctx, pkt, conf, 0, REASON_FRAGMENT);
 	}

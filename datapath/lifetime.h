@@ -34,7 +34,8 @@ static __always_inline __u32 tcp_timeout(const struct settings *conf, const stru
 				 conf->tcp_closed_timeout;
 	if (flow->state & FLOW_ESTABLISHED)
 		return conf->tcp_timeout;
-	return pressed ? at_most(conf->tcp_syn_timeout, PRESSED_SYN_TIMEOUT) : conf->tcp_syn_timeout;
+	return pressed ? at_most(conf->tcp_syn_timeout, PRESSED_SYN_TIMEOUT) :
+			 conf->tcp_syn_timeout;
 }
 
 static __always_inline bool flow_is_over(const struct settings *conf, const struct flow *flow,
@@ -45,7 +46,8 @@ static __always_inline bool flow_is_over(const struct settings *conf, const stru
 	if (protocol == IPPROTO_TCP)
 		seconds = tcp_timeout(conf, flow, pressed);
 	else if (protocol == IPPROTO_UDP)
-		seconds = flow->state & FLOW_ESTABLISHED ? conf->udp_timeout : conf->udp_new_timeout;
+		seconds =
+			flow->state & FLOW_ESTABLISHED ? conf->udp_timeout : conf->udp_new_timeout;
 	return has_surely_passed(conf, flow->seen, seconds);
 }
 

@@ -396,8 +396,8 @@ static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 static __always_inline bool nat_needs_look(const struct packet *pkt, const struct flow *flow,
 					   const struct settings *conf)
 {
-	if (pkt->kind == PACKET_TCP && (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) ||
-					!(flow->state & FLOW_ESTABLISHED)))
+	if (pkt->kind == PACKET_TCP &&
+	    (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || !(flow->state & FLOW_ESTABLISHED)))
 		return true;
 	return has_passed(conf, flow->seen, 1);
 }

@@ -219,7 +219,8 @@ static __always_inline bool packet_parse_error(struct xdp_md *ctx, struct cursor
 	pkt->quoted_l4 = cursor_offset(ctx, cursor->pos);
 	pkt->quoted_octets = info->payload;
 	pkt->tuple.protocol = protocol;
-	quoted = cursor_take(cursor, struct icmp_header); /* or the ports, in its first four octets */
+	quoted = cursor_take(cursor,
+			     struct icmp_header); /* or the ports, in its first four octets */
 	if (!quoted)
 		return false;
 	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) {
@@ -243,7 +244,8 @@ static __always_inline bool packet_parse_icmp(struct xdp_md *ctx, struct cursor 
 	if (is_icmp_error(icmp->type, pkt->is_ipv6))
 		return packet_parse_error(ctx, cursor, pkt, info);
 	pkt->kind = PACKET_ECHO;
-	return echo_ports(icmp, pkt->is_ipv6, &pkt->tuple.source_port, &pkt->tuple.destination_port);
+	return echo_ports(icmp, pkt->is_ipv6, &pkt->tuple.source_port,
+			  &pkt->tuple.destination_port);
 }
 
 /*

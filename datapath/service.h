@@ -37,9 +37,10 @@ static __always_inline struct service *service_of_address(const struct packet *p
 	return service_get(&pkt->tuple.destination, pkt->tuple.protocol, 0);
 }
 
-static __always_inline bool is_vip(const struct addr *address)
+/* Is it a VIP, or an address that mode nat speaks with? */
+static __always_inline bool is_our_address(const struct addr *address)
 {
-	return bpf_map_lookup_elem(&vips, address);
+	return bpf_map_lookup_elem(&addresses, address);
 }
 
 #endif

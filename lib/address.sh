@@ -69,19 +69,51 @@ octets_address() {
 		'include "address"; $octets | split(" ") | map(hex_number) | address_text'
 }
 
-# Sets OCTETS, ADDRESS (in canonical form) and FAMILY (4 or 6) from a word.
+# Sets OCTETS, ADDRESS (in canonical form) and FAMILY (4 or 6) from a word. A second word says how it was
+# typed, where it is a part of that.
 parse_address() {
+	local typed=${2:-$1}
 	OCTETS=$(address_octets "$1") ||
-		misuse "'$1' is not an address: 10.0.0.2 would be, or 2001:db8::2"
+		misuse "'$typed' is not an address: 10.0.0.2 would be, or 2001:db8::2"
 	# Of ::/64 there are only addresses that no other host has, and IPv4 ones in other clothes.
 	[[ $OCTETS != '00 00 00 00 00 00 00 00 '* || $OCTETS == '00 00 00 00 00 00 00 00 00 00 ff ff '* ]] ||
-		misuse "'$1' cannot be used: not the address of a host that others reach"
+		misuse "'$typed' cannot be used: not the address of a host that others reach"
 	ADDRESS=$(octets_address "$OCTETS")
 	FAMILY=6
 	[[ $ADDRESS == *:* ]] || FAMILY=4
 	case $ADDRESS in
 	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | ff??:* | fe[89ab]?:*)
-		misuse "'$1' cannot be used: not the address of a host that others reach"
+		misuse "'$typed' cannot be used: not the address of a host that others reach"
 		;;
+	esac
+}
+
+# Sets, from ADDRESS, ADDRESS:PORT, [ADDRESS] or [ADDRESS]:PORT, what parse_address sets, and PORT, 0 if
+# none is given. An IPv6 address with a port stands in brackets (RFC 5952, section 6).
+parse_endpoint() {
+	local address=$1
+	PORT=0
+	if [[ $1 =~ ^\[(.*:.*)\](:(.*))?$ ]]; then
+		address=${BASH_REMATCH[1]}
+		[[ -z ${BASH_REMATCH[2]} ]] || parse_port "${BASH_REMATCH[3]}" "$1"
+	elif [[ $1 =~ ^([^:]*):([^:]*)$ ]]; then
+		address=${BASH_REMATCH[1]}
+		parse_port "${BASH_REMATCH[2]}" "$1"
+	fi
+	parse_address "$address" "$1"
+}
+
+parse_port() {
+	[[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -le 65535 ]] ||
+		misuse "'$1' in '$2' is not a port: a number from 1 to 65535 is"
+	PORT=$1
+}
+
+# The reverse: endpoint ADDRESS PORT. The name by which a backend is known.
+endpoint() {
+	case $1,$2 in
+	*,0) echo "$1" ;;
+	*:*) echo "[$1]:$2" ;;
+	*) echo "$1:$2" ;;
 	esac
 }

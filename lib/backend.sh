@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Backends: who serves. A backend exists as long as it is a member of a service.
+# Backends: who serves, by address, or by address and port. A backend exists as long as it is a member of a
+# service.
 
 verb_backend() {
 	local what=add
@@ -9,12 +10,13 @@ verb_backend() {
 		misuse "backend $what needs an address: $PROGRAM backend $what 10.0.0.2"
 	fi
 	instance_require
-	parse_address "$1"
+	parse_endpoint "$1"
+	BACKEND=$(endpoint "$ADDRESS" "$PORT")
 	shift
 	parse_backend_words "$what" "$@"
-	[[ $what == add || -n ${BACKEND_ID[$ADDRESS]:-} ]] ||
-		die "no backend $ADDRESS; there are: ${BACKENDS[*]:-none}"
-	services_meant
+	[[ $what == add || -n ${BACKEND_ID[$BACKEND]:-} ]] ||
+		die "no backend $BACKEND; there are: ${BACKENDS[*]:-none}"
+	if [[ $what == add ]]; then services_meant; else memberships_meant; fi
 	"backend_$what"
 }
 
@@ -40,31 +42,59 @@ parse_backend_words() {
 	done
 }
 
-# Sets MEANT, the names of the services meant: SERVICE, or all of ADDRESS's family.
+# Sets MEANT, the names of the services to join: SERVICE, or all that BACKEND fits. Stops, with nothing
+# changed, if it cannot be in one of them.
 services_meant() {
-	local name
+	local name misfit=''
 	MEANT=()
 	if [[ -n $SERVICE ]]; then
 		service_require "$SERVICE"
-		((SERVICE_FAMILY[$SERVICE] == FAMILY)) ||
-			die "$ADDRESS is IPv$FAMILY, but service '$SERVICE' has the IPv${SERVICE_FAMILY[$SERVICE]} address ${SERVICE_VIP[$SERVICE]}"
+		misfit=$(service_misfit "$SERVICE")
+		[[ -z $misfit ]] || die "$misfit"
 		MEANT=("$SERVICE")
-		return
+	else
+		for name in "${SERVICES[@]}"; do
+			misfit=$(service_misfit "$name")
+			[[ -n $misfit ]] || MEANT+=("$name")
+		done
+		((${#MEANT[@]})) || die "${misfit:-there is no service}; make one first: $PROGRAM service NAME PROTOCOL ADDRESS"
 	fi
+	returns_require_free
+}
+
+# Why BACKEND cannot be in a service; nothing if it can.
+service_misfit() {
+	((SERVICE_FAMILY[$1] == FAMILY)) || {
+		echo "$ADDRESS is IPv$FAMILY, but service '$1' has the IPv${SERVICE_FAMILY[$1]} address ${SERVICE_VIP[$1]}"
+		return
+	}
+	((PORT == 0)) || case ${SERVICE_PROTOCOL[$1]},${SERVICE_MODE[$1]},${SERVICE_PORT[$1]} in
+	icmp,*) echo "$BACKEND has a port, but service '$1' is echo, which has none" ;;
+	*,dnat,0) echo "$BACKEND has a port, but service '$1' has every port, which in mode dnat must stay as they are" ;;
+	esac
+}
+
+# Sets MEANT, the services of which BACKEND is a member: SERVICE, or all. None is what a killed `del` leaves.
+memberships_meant() {
+	local name
+	MEANT=()
+	[[ -z $SERVICE ]] || service_require "$SERVICE"
 	for name in "${SERVICES[@]}"; do
-		((SERVICE_FAMILY[$name] != FAMILY)) || MEANT+=("$name")
+		[[ -n $SERVICE && $SERVICE != "$name" || -z $(member_weight "$name" "$BACKEND") ]] || MEANT+=("$name")
 	done
-	((${#MEANT[@]})) || die "no service has an IPv$FAMILY address; make one first: $PROGRAM service NAME icmp ADDRESS"
+	[[ -z $SERVICE || ${#MEANT[@]} -gt 0 ]] || ! backend_is_used "$BACKEND" ||
+		die "$BACKEND is not a backend of service '$SERVICE'"
 }
 
 # Makes it so: known, reachable, an active member of the services meant.
 backend_add() {
 	local name
 	route_to "$ADDRESS"
-	[[ -n ${BACKEND_ID[$ADDRESS]:-} ]] || backend_new
-	backend_enter "${BACKEND_ID[$ADDRESS]}"
+	[[ -n ${BACKEND_ID[$BACKEND]:-} ]] || backend_new
+	backend_enter "$BACKEND"
 	for name in "${MEANT[@]}"; do
-		member_set "$name" "$ADDRESS" "$WEIGHT" MEMBER_ACTIVE
+		return_enter "$name" "$BACKEND"
+		member_set "$name" "$BACKEND" "$WEIGHT" MEMBER_ACTIVE
 	done
 	backend_warn
 }
@@ -81,44 +111,51 @@ backend_warn() {
 		warn "$ADDRESS is reached by $ROUTE_DEVICE, where its replies would pass us by: $PROGRAM up $ROUTE_DEVICE"
 }
 
-# Gives it an id. It may have been another's: flows know their backend by the address too.
+# Gives it an id. It may have been another's: flows know their backend by address and port too.
 backend_new() {
 	local most id
 	most=$(($(map_max_entries targets) - 1))
 	id=$(free_id "$most" "${BACKEND_ID[@]}") || die "there are $most backends, and that is the most there can be"
 	counters_clear backend_counters "$id" backend_counters
-	BACKEND_ID[$ADDRESS]=$id
+	state_set_backend "$BACKEND" "$id" "$ADDRESS" "$PORT" -
+}
+
+backend_key() {
+	encode backend_key address="$(address_octets "${BACKEND_ADDRESS[$1]}")" port="${BACKEND_PORT[$1]}"
 }
 
 # What we do to the neighbour is written down before it is done, so that it is undone in any case; and
 # what was written down before is undone before it is overwritten.
 backend_enter() {
-	local id=$1 neighbour='' ifindex=0 managed=0
+	local id=${BACKEND_ID[$1]} neighbour='' source='' ifindex=0 managed=0
 	if [[ -n $ROUTE_DEVICE ]]; then
 		neighbour=$(address_octets "$ROUTE_NEXTHOP")
+		source=$(address_octets "$ROUTE_SOURCE")
 		ifindex=${LINK_INDEX[$ROUTE_DEVICE]}
 		neighbour_is_static "$ROUTE_NEXTHOP" "$ROUTE_DEVICE" || managed=1
 	fi
-	[[ ${BACKEND_MANAGED[$ADDRESS]:-} == "$ifindex,$ROUTE_NEXTHOP" ]] || neighbour_release "$ADDRESS"
-	map_update backends "$(encode backend_key address="$OCTETS")" \
-		"$(encode backend id="$id" neighbour_ifindex="$ifindex" neighbour="$neighbour" managed="$managed")"
-	target_update "$id"
+	[[ ${BACKEND_MANAGED[$1]:-} == "$ifindex,$ROUTE_NEXTHOP" ]] || neighbour_release "$1"
+	BACKEND_SOURCE[$1]=$ROUTE_SOURCE
+	addresses_sync
+	map_update backends "$(backend_key "$1")" \
+		"$(encode backend id="$id" neighbour_ifindex="$ifindex" neighbour="$neighbour" managed="$managed" source="$source")"
+	target_update "$1" "$source"
 	((managed == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE"
 }
 
-# Writes the target only where it differs: the datapath keeps the next hop in it.
+# target_update BACKEND SOURCE. Writes the target only where it differs: the datapath keeps the next hop in it.
 target_update() {
-	local id=$1 key source='' now
-	[[ -z $ROUTE_SOURCE ]] || source=$(address_octets "$ROUTE_SOURCE")
-	key=$(little_endian "$id" 4)
+	local key now
+	key=$(little_endian "${BACKEND_ID[$1]}" 4)
 	# shellcheck disable=SC2086
 	now=$(bpftool -j map lookup pinned "$MAPS/targets" key hex $key | jq -r -L "$HERE/lib" 'include "address";
 		.formatted.value | [.address, .source] | map(.octets | if is_zero then "" else address_text end) | join(" ")')
-	[[ $now != "$ADDRESS $ROUTE_SOURCE" ]] || return 0
-	map_update targets "$key" "$(encode target address="$OCTETS" source="$source")"
+	[[ $now != "${BACKEND_ADDRESS[$1]} ${BACKEND_SOURCE[$1]}" ]] || return 0
+	map_update targets "$key" "$(encode target address="$(address_octets "${BACKEND_ADDRESS[$1]}")" \
+		port="${BACKEND_PORT[$1]}" source="$2")"
 }
 
-# member_set SERVICE ADDRESS WEIGHT STATE, and the ring follows.
+# member_set SERVICE BACKEND WEIGHT STATE, and the ring follows.
 member_set() {
 	local service=${SERVICE_ID[$1]} id=${BACKEND_ID[$2]}
 	map_update members "$(encode member_key service="$service" backend="$id")" \
@@ -126,7 +163,7 @@ member_set() {
 	ring_fill "$1"
 }
 
-# The weight of ADDRESS in SERVICE; nothing if it is not a member.
+# The weight of BACKEND in SERVICE; nothing if it is not a member.
 member_weight() {
 	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]}
 	echo "${MEMBER_WEIGHT[$key]:-}"
@@ -134,35 +171,28 @@ member_weight() {
 
 # No new flows; the ones it has stay.
 backend_drain() {
-	local name weight
-	member_require
+	local name
 	for name in "${MEANT[@]}"; do
-		weight=$(member_weight "$name" "$ADDRESS")
-		[[ -z $weight ]] || member_set "$name" "$ADDRESS" "$weight" MEMBER_DRAINING
+		member_set "$name" "$BACKEND" "$(member_weight "$name" "$BACKEND")" MEMBER_DRAINING
 	done
-}
-
-member_require() {
-	[[ -z $SERVICE || -n $(member_weight "$SERVICE" "$ADDRESS") ]] ||
-		die "$ADDRESS is not a backend of service '$SERVICE'"
 }
 
 backend_del() {
 	local name
-	# One that is a member of nothing is what a killed `del` leaves.
-	! backend_is_used "$ADDRESS" || member_require
 	for name in "${MEANT[@]}"; do
-		backend_leave "$name" "$ADDRESS"
+		backend_leave "$name" "$BACKEND"
 	done
-	backend_forget_unused "$ADDRESS"
+	backend_forget_unused "$BACKEND"
+	addresses_sync
 }
 
-# backend_leave SERVICE ADDRESS: out of the ring first and out of the members last, so that a second
+# backend_leave SERVICE BACKEND: out of the ring first and out of the members last, so that a second
 # try finds it again.
 backend_leave() {
 	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]}
 	[[ -n ${MEMBER_WEIGHT[$key]:-} ]] || return 0
 	member_set "$1" "$2" "${MEMBER_WEIGHT[$key]}" MEMBER_DRAINING
+	return_leave "$1" "$2"
 	map_delete members "$(encode member_key service="${key%,*}" backend="${key#*,}")"
 	unset "MEMBER_WEIGHT[$key]"
 }
@@ -177,10 +207,9 @@ backend_is_used() {
 
 # Forgets a backend that is a member of nothing any more.
 backend_forget_unused() {
-	local address=$1
-	! backend_is_used "$address" || return 0
-	map_update targets "$(little_endian "${BACKEND_ID[$address]}" 4)" "$(encode target)"
-	neighbour_release "$address"
-	map_delete backends "$(encode backend_key address="$(address_octets "$address")")"
-	unset "BACKEND_ID[$address]"
+	! backend_is_used "$1" || return 0
+	map_update targets "$(little_endian "${BACKEND_ID[$1]}" 4)" "$(encode target)"
+	neighbour_release "$1"
+	map_delete backends "$(backend_key "$1")"
+	unset "BACKEND_ID[$1]" "BACKEND_SOURCE[$1]"
 }

@@ -24,11 +24,16 @@ devices_attached() {
 	done < <(device_programs)
 }
 
+# Stops unless the interface is there.
+device_exists() {
+	links_read
+	[[ -n $1 && -n ${LINK_INDEX[$1]:-} ]] || die "no device '$1' here; there are: ${!LINK_INDEX[*]}"
+}
+
 # Stops unless the interface is there and free, or ours already.
 device_require() {
 	local name mode id
-	links_read
-	[[ -n $1 && -n ${LINK_INDEX[$1]:-} ]] || die "no device '$1' here; there are: ${!LINK_INDEX[*]}"
+	device_exists "$1"
 	while read -r name mode id; do
 		[[ $name != "$1" ]] || program_is_ours "$id" ||
 			die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp$mode off"
@@ -117,7 +122,7 @@ instance_destroy() {
 	local device
 	while read -r device _; do device_detach "$device"; done < <(devices_attached)
 	state_read
-	vip_remove_all
+	address_remove_all
 	neighbour_release_all
 	forwarding_off
 	instance_remove_pins

@@ -18,9 +18,8 @@ instance_choose() {
 # One command at a time, over all instances: they share the host's addresses and neighbours. The lock
 # is held by the directory's open descriptor, so it ends with the command, however that ends.
 lock() {
-	local fd
-	exec {fd}<"$BPFFS"
-	flock -w 60 "$fd" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
+	exec {LOCK}<"$BPFFS"
+	flock -w 60 "$LOCK" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
 }
 
 instance_exists() {
@@ -114,12 +113,14 @@ clock_calibrate() {
 	until control_run clock_calibrate; do sleep 0.05; done
 }
 
-# The values a new instance begins with.
+# The values a new instance begins with. Timeouts: RFC 5382 (REQ-5) and RFC 4787 (REQ-5) for what is
+# established; the rest is as long as a client may take to ask again.
 settings_init() {
 	local first last seed
 	read -r first last <<<"$(nat_ports)"
 	seed=$(od -An -tx1 -N16 /dev/urandom)
 	map_update settings "00 00 00 00" "$(encode settings seed="$seed" netns="$(netns_inode)" \
+		tcp_timeout=7440 tcp_syn_timeout=60 tcp_closed_timeout=10 udp_timeout=300 udp_new_timeout=30 \
 		echo_timeout=5 nat_port_first="$first" nat_port_last="$last" \
 		lo_forwarding="$(forwarding_to_switch)")"
 }

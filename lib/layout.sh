@@ -33,10 +33,17 @@ text_octets() {
 # encode STRUCT FIELD=VALUE...: the struct as hex octets for bpftool; fields not named are zero.
 # A number may be an enumerator's name; octets are in hex or, unprefixed, decimal below 10.
 encode() {
-	local struct=$1 field value offset size kind i
+	local i zeros=''
+	for ((i = 0; i < LAYOUT[$1]; i++)); do zeros+='00 '; done
+	encode_over "$zeros" "$@"
+}
+
+# encode_over OCTETS STRUCT FIELD=VALUE...: likewise, and fields not named stay as they are in the octets.
+encode_over() {
+	local struct=$2 field value offset size kind i
 	local -a all part
-	shift
-	for ((i = 0; i < LAYOUT[$struct]; i++)); do all[i]=00; done
+	read -ra all <<<"$1"
+	shift 2
 	for field; do
 		value=${field#*=} field=${field%%=*}
 		read -r offset size kind <<<"${LAYOUT[$struct.$field]:-}"

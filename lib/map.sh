@@ -12,6 +12,14 @@ map_update() {
 	run bpftool map update pinned "$MAPS/$1" key hex $2 value hex $3
 }
 
+# map_change NAME KEY STRUCT FIELD=VALUE...: some fields of an entry that is there.
+map_change() {
+	local now
+	# shellcheck disable=SC2086
+	now=$(bpftool -j map lookup pinned "$MAPS/$1" key hex $2 | jq -r '.value | map(ltrimstr("0x")) | join(" ")')
+	map_update "$1" "$2" "$(encode_over "$now" "${@:3}")"
+}
+
 # Puts the map that is pinned at PIN into a map of maps: map_update_inner NAME KEY PIN.
 map_update_inner() {
 	# shellcheck disable=SC2086

@@ -64,6 +64,6 @@ neighbour_release() {
 }
 
 neighbour_release_all() {
-	local address
-	for address in "${BACKENDS[@]}"; do neighbour_release "$address"; done
+	local backend
+	for backend in "${BACKENDS[@]}"; do neighbour_release "$backend"; done
 }

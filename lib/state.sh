@@ -3,42 +3,60 @@
 
 # Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
 # settings.lo_forwarding. Of services, by name: id, VIP and so on, and SERVICES, their names in the order
-# of their ids. Of backends, by address: id, and BACKEND_MANAGED, the neighbour entry that we keep managed for
-# it, as "ifindex,address". Of memberships, by "service-id,backend-id": the weight.
-declare -A SERVICE_ID SERVICE_VIP SERVICE_FAMILY SERVICE_RING_SIZE SERVICE_VIP_IFINDEX
-declare -A BACKEND_ID BACKEND_MANAGED
-declare -A MEMBER_WEIGHT
-declare -a SERVICES BACKENDS STATE_FORWARDING
+# of their ids. Of backends, by endpoint (10.0.0.2, or 10.0.0.2:8080): id, address, port, our address towards
+# it, and BACKEND_MANAGED, the neighbour entry that we keep managed for it, as "ifindex,address". Of
+# memberships, by "service-id,backend-id": the weight. Of returns, by "address,port,protocol":
+# "service-id,backend-id". ADDRESSES: those in the map of that name. Of snat, by address: the interface
+# that we added it to, or 0; and SNAT, the addresses in their order.
+declare -A SERVICE_ID SERVICE_PROTOCOL SERVICE_VIP SERVICE_PORT SERVICE_FAMILY SERVICE_MODE SERVICE_RING_SIZE
+declare -A SERVICE_VIP_IFINDEX
+declare -A BACKEND_ID BACKEND_ADDRESS BACKEND_PORT BACKEND_SOURCE BACKEND_MANAGED
+declare -A MEMBER_WEIGHT RETURN_OF SNAT_IFINDEX
+declare -a SERVICES BACKENDS ADDRESSES SNAT STATE_FORWARDING
+
+STATE_MAPS=(settings services backends members returns addresses snat)
 
 state_json() {
 	state_dump | jq -sc -L "$HERE/lib" 'include "state"; state'
 }
 
 state_dump() {
-	map_dump settings && map_dump services && map_dump backends && map_dump members
+	local name
+	for name in "${STATE_MAPS[@]}"; do map_dump "$name"; done
+}
+
+state_clear() {
+	STATE_NETNS=0 STATE_FORWARDING=()
+	SERVICES=() SERVICE_ID=() SERVICE_PROTOCOL=() SERVICE_VIP=() SERVICE_PORT=() SERVICE_FAMILY=()
+	SERVICE_MODE=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=()
+	BACKENDS=() BACKEND_ID=() BACKEND_ADDRESS=() BACKEND_PORT=() BACKEND_SOURCE=() BACKEND_MANAGED=()
+	MEMBER_WEIGHT=() RETURN_OF=() ADDRESSES=() SNAT=() SNAT_IFINDEX=()
 }
 
 state_read() {
-	local kind name a b c d e
-	STATE_NETNS=0 STATE_FORWARDING=()
-	SERVICES=() SERVICE_ID=() SERVICE_VIP=() SERVICE_FAMILY=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=()
-	BACKENDS=() BACKEND_ID=() BACKEND_MANAGED=()
-	MEMBER_WEIGHT=()
-	while read -r kind name a b c d e; do
+	local kind name rest
+	state_clear
+	while read -r kind name rest; do
+		# shellcheck disable=SC2086 # words
 		case $kind in
-		settings) STATE_NETNS=$name STATE_FORWARDING=("$a" "$b") ;;
-		service)
-			SERVICES+=("$name")
-			SERVICE_ID[$name]=$a SERVICE_VIP[$name]=$b SERVICE_FAMILY[$name]=$c
-			SERVICE_RING_SIZE[$name]=$d SERVICE_VIP_IFINDEX[$name]=$e
-			;;
-		backend)
-			BACKENDS+=("$name")
-			BACKEND_ID[$name]=$a BACKEND_MANAGED[$name]=$b
-			;;
-		member) MEMBER_WEIGHT[$name]=$a ;;
+		settings) STATE_NETNS=$name && read -ra STATE_FORWARDING <<<"$rest" ;;
+		service) SERVICES+=("$name") && state_set_service "$name" $rest ;;
+		backend) BACKENDS+=("$name") && state_set_backend "$name" $rest ;;
+		member) MEMBER_WEIGHT[$name]=$rest ;;
+		return) RETURN_OF[$name]=$rest ;;
+		address) ADDRESSES+=("$name") ;;
+		snat) SNAT+=("$name") && SNAT_IFINDEX[$name]=$rest ;;
 		esac
 	done < <(state_dump | jq -sr -L "$HERE/lib" 'include "state"; state | lines')
+}
+
+state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX
+	SERVICE_ID[$1]=$2 SERVICE_PROTOCOL[$1]=$3 SERVICE_VIP[$1]=$4 SERVICE_PORT[$1]=$5 SERVICE_FAMILY[$1]=$6
+	SERVICE_MODE[$1]=$7 SERVICE_RING_SIZE[$1]=$8 SERVICE_VIP_IFINDEX[$1]=$9
+}
+
+state_set_backend() { # ENDPOINT ID ADDRESS PORT SOURCE|- [MANAGED]
+	BACKEND_ID[$1]=$2 BACKEND_ADDRESS[$1]=$3 BACKEND_PORT[$1]=$4 BACKEND_SOURCE[$1]=${5#-} BACKEND_MANAGED[$1]=${6:-}
 }
 
 # The lowest of 1 to MOST that is not among the other words.

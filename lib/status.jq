@@ -14,17 +14,33 @@ def traffic_text: to_entries
 	| map(select(.value.packets > 0 or .key == "forwarded" or .key == "returned")
 	      | "\(.key) \(.value.packets)") | join(", ");
 
+# With a unit, so that it stays narrow: 999, 12.3k, 4.5M.
+def short: if . < 10000 then tostring
+	else . as $n | first({ "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15 } | to_entries[] | select($n < .value * 1000))
+	| "\($n / .value * 10 | floor / 10)\(.key)" end;
+
+def endpoint: .vip as $vip | .port as $port
+	| if $port == 0 then $vip elif $vip | contains(":") then "[\($vip)]:\($port)" else "\($vip):\($port)" end;
+
+def columns($name; $state; $weight; $opened; $active; $forwarded; $returned; $nexthop):
+	"  " + ($name | pad(22)) + ($state | pad(9)) + ($weight | left(6)) + ($opened | left(8)) + ($active | left(8))
+	+ ($forwarded | left(16)) + ($returned | left(16)) + "  " + $nexthop;
+
+def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
+
 . as $status
 | "instance \(.instance) on " + (if .devices == [] then "no device" else .devices | map("\(.name) (\(.mode))") | join(", ") end),
+  (if .snat == [] then empty else "  snat: " + (.snat | map(.address) | join(", ")) end),
+  (.unassigned | with_entries(select(.value.packets > 0)) | if . == {} then empty
+   else "  packets to our addresses, of no known flow: " + (to_entries | map("\(.key) \(.value.packets)") | join(", ")) end),
   (.services[]
    | "",
-     "service \(.name)  \(.protocol) \(.vip)  mode \(.mode)" + (if .address_added then "  (address added by us)" else "" end),
+     "service \(.name)  \(.protocol) \(endpoint)  mode \(.mode)" + (if .address_added then "  (address added by us)" else "" end),
      "  packets: \(.traffic | traffic_text)",
      if .backends == [] then "  no backend: the host itself answers"
      else
-	"  " + ("BACKEND" | pad(24)) + ("STATE" | pad(10)) + ("WEIGHT" | left(6)) + ("FORWARDED" | left(12)) + ("RETURNED" | left(12)) + "  NEXT HOP",
-	(.backends[] | . as $member | ($status.backends[] | select(.address == $member.address)) as $backend
-	 | "  " + (.address | pad(24)) + (.state | pad(10)) + (.weight | left(6))
-	   + ($backend.traffic.forwarded.packets | left(12)) + ($backend.traffic.returned.packets | left(12))
-	   + "  " + ($backend.nexthop | nexthop_text))
+	columns("BACKEND"; "STATE"; "WEIGHT"; "OPENED"; "ACTIVE"; "FORWARDED"; "RETURNED"; "NEXT HOP"),
+	(.backends[] | . as $member | ($status.backends[] | select(.backend == $member.backend))
+	 | columns($member.backend; $member.state; $member.weight; .opened | short; .active | short;
+		.traffic.forwarded | traffic_columns; .traffic.returned | traffic_columns; .nexthop | nexthop_text))
      end)

@@ -13,8 +13,10 @@ def service_traffic($id): ($counters | of($id)) as $cpus
 	| [range($reasons | length) as $i
 	   | { key: $reasons[$i], value: ($cpus | map(.by_reason[$i]) | total) }] | from_entries;
 
+# Flows opened since it was added, those alive now, and the packets of both directions.
 def backend_traffic($id): ($backend_counters | of($id)) as $cpus
-	| { forwarded: ($cpus | map(.forwarded) | total), returned: ($cpus | map(.returned) | total) };
+	| { opened: ($cpus | map(.opened) | add), active: first($active[] | select(.key == $id) | .value),
+	    traffic: { forwarded: ($cpus | map(.forwarded) | total), returned: ($cpus | map(.returned) | total) } };
 
 # The kernel's neighbour entry of the next hop. It has a MAC address as long as it is any good.
 def nexthop: . as $backend
@@ -23,9 +25,11 @@ def nexthop: . as $backend
 	    mac: (first($neighbours[][] | select(.dst == $backend.neighbour and .dev == $device) | .lladdr) // null) };
 
 def members($service): $state.members[] | select(.service == $service) | . as $member
-	| { address: ($state.backends[] | select(.id == $member.backend) | .address), state, weight };
+	| { backend: ($state.backends[] | select(.id == $member.backend) | .backend), state, weight };
 
 { instance: $instance, netns: $netns, devices: $devices,
   services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
 	address_added: (.vip_ifindex > 0), traffic: service_traffic(.id), backends: [members(.id)] })),
-  backends: ($state.backends | map({ id, address, nexthop: nexthop, traffic: backend_traffic(.id) })) }
+  backends: ($state.backends | map({ id, backend, address, port, nexthop: nexthop } + backend_traffic(.id))),
+  snat: ($state.snat | map({ address, address_added: (.ifindex > 0) })),
+  unassigned: service_traffic(0) }

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Returns, in mode dnat: for which service a backend's packets speak. Its address and port say so, so one
+# backend and port can serve one VIP and port only.
+
+# The key of BACKEND in SERVICE, as "address,port,protocol". Port 0 is every port.
+return_name() {
+	local port=${BACKEND_PORT[$2]}
+	((port)) || port=${SERVICE_PORT[$1]}
+	echo "${BACKEND_ADDRESS[$2]},$port,${SERVICE_PROTOCOL[$1]}"
+}
+
+return_key() {
+	local address port
+	IFS=, read -r address port _ <<<"$(return_name "$1" "$2")"
+	encode return_key address="$(address_octets "$address")" port="$port" \
+		protocol="$(protocol_number "${SERVICE_PROTOCOL[$1]}" "${SERVICE_FAMILY[$1]}")"
+}
+
+# Stops if the new or old BACKEND would have to speak for two of all services, those in MEANT included.
+returns_require_free() {
+	local name key port id=${BACKEND_ID[$BACKEND]:-new}
+	local -A claims=()
+	for key in "${!RETURN_OF[@]}"; do claims[$key]=${RETURN_OF[$key]}; done
+	for name in "${MEANT[@]}"; do
+		[[ ${SERVICE_MODE[$name]} == dnat ]] || continue
+		port=$PORT
+		((port)) || port=${SERVICE_PORT[$name]}
+		key=$ADDRESS,$port,${SERVICE_PROTOCOL[$name]}
+		[[ ${claims[$key]:=${SERVICE_ID[$name]},$id} == "${SERVICE_ID[$name]},$id" ]] ||
+			die "$BACKEND cannot be in service '$name': in mode dnat a backend's address and port can serve one service, and those serve '$(service_of_id "${claims[$key]%,*}")'"
+	done
+}
+
+# Before the ring leads there.
+return_enter() {
+	local port=0
+	[[ ${SERVICE_MODE[$1]} == dnat ]] || return 0
+	# Where no port is rewritten on the way there, none is on the way back.
+	((BACKEND_PORT[$2] == 0)) || port=${SERVICE_PORT[$1]}
+	map_update returns "$(return_key "$1" "$2")" \
+		"$(encode return_source vip="$(address_octets "${SERVICE_VIP[$1]}")" port="$port" \
+			service="${SERVICE_ID[$1]}" backend="${BACKEND_ID[$2]}")"
+}
+
+return_leave() {
+	[[ ${SERVICE_MODE[$1]} != dnat ]] || map_delete returns "$(return_key "$1" "$2")"
+}
