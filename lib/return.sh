@@ -27,7 +27,7 @@ returns_require_free() {
 		((port)) || port=${SERVICE_PORT[$name]}
 		key=$ADDRESS,$port,${SERVICE_PROTOCOL[$name]}
 		[[ ${claims[$key]:=${SERVICE_ID[$name]},$id} == "${SERVICE_ID[$name]},$id" ]] ||
-			die "$BACKEND cannot be in service '$name': in mode dnat a backend's address and port can serve one service, and those serve '$(service_of_id "${claims[$key]%,*}")'"
+			die "$BACKEND cannot be in service '$name': in mode dnat a backend's address and port serve one service, and these serve '$(service_of_id "${claims[$key]%,*}")'; to name others: service NAME"
 	done
 }
 

@@ -17,7 +17,7 @@ verb_snat() {
 			SNAT_WORDS+=("$ADDRESS") && shift
 		fi
 	done
-	((${#SNAT_WORDS[@]})) || misuse "snat needs an address: $PROGRAM snat ${what/add/}${what:+ }10.0.0.11"
+	((${#SNAT_WORDS[@]})) || misuse "snat needs an address: $PROGRAM snat $([[ $what == add ]] || echo "del ")10.0.0.11"
 	for word in "${SNAT_WORDS[@]}"; do
 		[[ $what == add || -n ${SNAT_IFINDEX[$word]:-} ]] || die "no source address $word; there are: ${SNAT[*]:-none}"
 	done

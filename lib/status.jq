@@ -22,9 +22,10 @@ def short: if . < 10000 then tostring
 def endpoint: .vip as $vip | .port as $port
 	| if $port == 0 then $vip elif $vip | contains(":") then "[\($vip)]:\($port)" else "\($vip):\($port)" end;
 
-def columns($name; $state; $weight; $opened; $active; $forwarded; $returned; $nexthop):
-	"  " + ($name | pad(22)) + ($state | pad(9)) + ($weight | left(6)) + ($opened | left(8)) + ($active | left(8))
-	+ ($forwarded | left(16)) + ($returned | left(16)) + "  " + $nexthop;
+# A backend may serve several services: what became of its packets is of all of them together.
+def backend_row($name; $opened; $active; $forwarded; $returned; $nexthop):
+	($name | pad(24)) + ($opened | left(8)) + ($active | left(8)) + ($forwarded | left(16)) + ($returned | left(16))
+	+ "  " + $nexthop;
 
 def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
 
@@ -39,8 +40,12 @@ def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
      "  packets: \(.traffic | traffic_text)",
      if .backends == [] then "  no backend: the host itself answers"
      else
-	columns("BACKEND"; "STATE"; "WEIGHT"; "OPENED"; "ACTIVE"; "FORWARDED"; "RETURNED"; "NEXT HOP"),
-	(.backends[] | . as $member | ($status.backends[] | select(.backend == $member.backend))
-	 | columns($member.backend; $member.state; $member.weight; .opened | short; .active | short;
-		.traffic.forwarded | traffic_columns; .traffic.returned | traffic_columns; .nexthop | nexthop_text))
-     end)
+	"  " + ("BACKEND" | pad(24)) + ("STATE" | pad(10)) + ("WEIGHT" | left(6)),
+	(.backends[] | "  " + (.backend | pad(24)) + (.state | pad(10)) + (.weight | left(6)))
+     end),
+  if .backends == [] then empty else
+     "",
+     backend_row("BACKEND"; "OPENED"; "ACTIVE"; "FORWARDED"; "RETURNED"; "NEXT HOP"),
+     (.backends[] | backend_row(.backend; .opened | short; .active | short; .traffic.forwarded | traffic_columns;
+	.traffic.returned | traffic_columns; .nexthop | nexthop_text))
+  end

@@ -43,7 +43,7 @@ everything() {
 	local map
 	host_config
 	on lb ip -j -d link show dev veth6 | jq -c '.[0].xdp'
-	for map in services backends members; do map_dump "$map"; done
+	for map in services backends members returns addresses snat; do map_dump "$map"; done
 	find "/sys/fs/bpf/xdp_lb/${PREFIX}lb"* -printf '%p %i\n'
 }
 
@@ -111,9 +111,9 @@ copy_command() {
 @test "missing words are asked for, with an example" {
 	refuses 2 "up needs a device: lb.sh up veth6" up
 	refuses 2 "up needs a device: lb.sh up veth6" up generic
-	refuses 2 "lb.sh service ping icmp 10.0.0.10" service
-	refuses 2 "lb.sh service ping icmp 10.0.0.10" service web
-	refuses 2 "lb.sh service ping icmp 10.0.0.10" service web icmp
+	refuses 2 "lb.sh service web tcp 10.0.0.10:80" service
+	refuses 2 "lb.sh service web tcp 10.0.0.10:80" service web
+	refuses 2 "lb.sh service web tcp 10.0.0.10:80" service web icmp
 	refuses 2 "lb.sh service del web" service del
 	refuses 2 "lb.sh backend 10.0.0.2" backend
 	refuses 2 "lb.sh backend drain 10.0.0.2" backend drain
@@ -121,7 +121,11 @@ copy_command() {
 	refuses 2 "'weight' needs a word" backend 10.0.0.2 weight
 	refuses 2 "'service' needs a word" backend 10.0.0.2 service
 	refuses 2 "lb.sh log count 10" log count
-	refuses 2 "nat is" service web icmp 10.0.0.20 mode
+	refuses 2 "nat and dnat are" service web icmp 10.0.0.20 mode
+	refuses 1 "no device ''" service web icmp 10.0.0.20 dev
+	refuses 2 "lb.sh snat 10.0.0.11" snat
+	refuses 2 "lb.sh snat del 10.0.0.11" snat del
+	refuses 2 "lb.sh timeout tcp 60" timeout tcp
 }
 
 @test "words too many are named" {
@@ -132,6 +136,9 @@ copy_command() {
 	refuses 2 "'now'" backend del 10.0.0.2 now
 	refuses 2 "'now'" service web icmp 10.0.0.20 now
 	refuses 2 "'fast'" service web icmp 10.0.0.20 mode fast
+	refuses 1 "no device 'veth9'" service web icmp 10.0.0.20 dev veth9
+	refuses 2 "'now'" snat 10.0.0.11 now
+	refuses 2 "lb.sh timeout tcp 60" timeout tcp 60 now
 	refuses 2 "lb.sh service del web" service del web now
 	refuses 2 "weight" backend del 10.0.0.2 weight 3
 	refuses 2 "weight" backend drain 10.0.0.2 weight 3
@@ -142,7 +149,8 @@ copy_command() {
 	for word in '' h2 10 10.0.0 10.0.0. 10.0.0.2.3 10..0.2 10.0.0.256 10.0.0.02 10.0.0.-2 10.0.0.2/24 \
 		0x0a.0.0.2 4294967295 1e1.0.0.2 '10.0.0.2 ' ' 10.0.0.2' $'10.0.0.2\n' '10.0.0.*' '*' \
 		: ::: 2001:db8 2001:db8::2::3 2001:db8::g 2001:db8:::2 12345:: 1:2:3:4:5:6:7 1:2:3:4:5:6:7: \
-		:1:2:3:4:5:6:7 1:2:3:4:5:6:7:8:9 1:2:3:4::5:6:7:8 2001:db8::2/64 2001:db8::2%veth6 '[2001:db8::2]' \
+		:1:2:3:4:5:6:7 1:2:3:4:5:6:7:8:9 1:2:3:4::5:6:7:8 2001:db8::2/64 2001:db8::2%veth6 '[2001:db8::2' '2001:db8::2]' \
+		'[10.0.0.2]' '[]' '[2001:db8::2]80' '[2001:db8::2]]' '[[2001:db8::2]' \
 		::ffff:10.0.0.256 ::ffff:10.0.0 10.0.0.2::1 10.0.0.2:1:10.0.0.2:: 1:2:3:4:5:6:7:10.0.0.2; do
 		refuses 2 "'$word' is not an address" backend "$word"
 	done
@@ -193,19 +201,76 @@ copy_command() {
 	[[ $stderr == "lb.sh: 10.0.0.3 is not a backend of service 'web'" ]]
 	run -1 --separate-stderr lb backend del 10.0.0.3 service web
 	[[ $stderr == "lb.sh: 10.0.0.3 is not a backend of service 'web'" ]]
-	lb -j status | jq -e '.services | map(select(.name == "ping") | .backends[] | [.address, .state])
+	lb -j status | jq -e '.services | map(select(.name == "ping") | .backends[] | [.backend, .state])
 		== [["10.0.0.2", "active"], ["10.0.0.3", "active"]]'
 	lb backend del 10.0.0.3
 }
 
 @test "a service that cannot be is refused" {
-	refuses 2 "'tcp' services are not there yet" service new tcp 10.0.0.30
-	refuses 2 "'udp' services are not there yet" service new udp 2001:db8::30
-	refuses 2 "'sctp' is not a protocol" service new sctp 10.0.0.30
+	refuses 2 "'sctp' is not a protocol: tcp, udp and icmp are" service new sctp 10.0.0.30
 	refuses 2 "'' is not a protocol" service new '' 10.0.0.30
-	refuses 1 "'web' has the address 10.0.0.20 already" service web icmp 10.0.0.30
-	refuses 1 "10.0.0.20 is service 'web' already" service new icmp 10.0.0.20
-	refuses 1 "10.0.0.10 is service 'ping' already" service new icmp ::ffff:10.0.0.10
+	refuses 2 "'10.0.0.30:7': echo has no ports; 10.0.0.30 would be right" service new icmp 10.0.0.30:7
+	refuses 1 "'web' is icmp 10.0.0.20 already: lb.sh service del web first" service web icmp 10.0.0.30
+	refuses 1 "'web' is icmp 10.0.0.20 already: lb.sh service del web first" service web tcp 10.0.0.20:80
+	refuses 1 "'web' is in mode nat: lb.sh service del web first" service web icmp 10.0.0.20 mode dnat
+	refuses 1 "icmp 10.0.0.20 is service 'web' already" service new icmp 10.0.0.20
+	refuses 1 "icmp 10.0.0.10 is service 'ping' already" service new icmp ::ffff:10.0.0.10
+}
+
+@test "what is no port is named, with the address that it is in" {
+	local word
+	for word in 0 00 080 65536 99999 100000 -1 +80 8o http '' ' 80' '80 '; do
+		refuses 2 "'$word' in '10.0.0.30:$word' is not a port: a number from 1 to 65535 is" service new tcp "10.0.0.30:$word"
+		refuses 2 "'$word' in '[2001:db8::30]:$word' is not a port" service new tcp "[2001:db8::30]:$word"
+		refuses 2 "'$word' in '10.0.0.3:$word' is not a port" backend "10.0.0.3:$word" service web
+	done
+	refuses 2 "'10.0.0.256:80' is not an address" service new tcp 10.0.0.256:80
+	refuses 2 "'127.0.0.1:80' cannot be used" service new tcp 127.0.0.1:80
+}
+
+@test "a backend that does not fit its service is refused" {
+	refuses 1 "10.0.0.3:80 has a port, but service 'web' is echo, which has none" backend 10.0.0.3:80 service web
+	refuses 1 "10.0.0.3:80 has a port, but service 'web' is echo" backend 10.0.0.3:80
+	lb service any tcp 10.0.0.20 mode dnat
+	run -1 --separate-stderr lb backend 10.0.0.3:80 service any
+	says "10.0.0.3:80 has a port, but service 'any' has every port"
+	lb service del any
+}
+
+@test "in mode dnat a backend's address and port serve one service, and a second one is refused" {
+	local words
+	lb service first tcp 10.0.0.20:80 mode dnat
+	lb service second tcp 10.0.0.21:80 mode dnat
+	lb service third tcp 10.0.0.21:81 mode dnat
+	lb backend 10.0.0.2 service first
+	map_dump members >"$BATS_TEST_TMPDIR/members"
+	for words in '10.0.0.2 service second' '10.0.0.2:80 service second' '10.0.0.2:80 service third' 10.0.0.2 10.0.0.3; do
+		# shellcheck disable=SC2086 # several
+		run -1 --separate-stderr lb backend $words
+		says "in mode dnat a backend's address and port serve one service, and these serve 'first'"
+	done
+	diff "$BATS_TEST_TMPDIR/members" <(map_dump members)
+	lb backend 10.0.0.2 service third
+	lb backend del 10.0.0.2 service first
+	lb backend 10.0.0.2 service second
+	lb service del first
+	lb service del second
+	lb service del third
+}
+
+@test "source addresses that cannot be are refused" {
+	refuses 2 "'10.0.0.256' is not an address" snat 10.0.0.50 10.0.0.256
+	refuses 2 "'127.0.0.1' cannot be used" snat 127.0.0.1
+	refuses 1 "no source address 10.0.0.50; there are: none" snat del 10.0.0.50
+	refuses 1 "no device 'veth9'" snat 10.0.0.50 dev veth9
+}
+
+@test "timeouts that cannot be are refused" {
+	local word
+	refuses 2 "'ftp' is not a timeout; there are: tcp tcp-syn tcp-closed udp udp-new echo" timeout ftp 60
+	for word in 0 -1 1.5 1m '' 99999999; do
+		refuses 2 "'$word' is not a time: 1 to 9999999 seconds are" timeout tcp "$word"
+	done
 }
 
 @test "names that are no names are refused" {
@@ -363,7 +428,7 @@ up_takes_no_object() {
 	done
 	for pid in "${pids[@]}"; do wait "$pid"; done
 	lb -j status | jq -e '(.backends | map(.id) | unique | length) == 21
-		and (.services[] | select(.name == "web").backends | map([.address, .weight, .state]) | sort)
+		and (.services[] | select(.name == "web").backends | map([.backend, .weight, .state]) | sort)
 			== [range(101; 121) | ["10.0.0.\(.)", ., "active"]]'
 	for i in {101..120}; do
 		lb backend del "10.0.0.$i" 3>&- &

@@ -371,7 +371,7 @@ echo_ids() { # HOST
 	run -0 lb backend 10.0.0.99
 	run -1 on h1 ping -n -q -c 3 -i 0.01 -W 1 10.0.0.10
 	run -0 lb status
-	[[ $output =~ 10\.0\.0\.99\ +active\ .*unresolved:\ no\ answer\ from\ 10\.0\.0\.99\ on\ veth6 ]]
+	[[ $output =~ 10\.0\.0\.99\ .*unresolved:\ no\ answer\ from\ 10\.0\.0\.99\ on\ veth6 ]]
 	(($(counted ping unresolved) == 3))
 	lb backend del 10.0.0.99
 
@@ -379,7 +379,7 @@ echo_ids() { # HOST
 	output_has "192.0.2.1: no route"
 	run -1 on h1 ping -n -q -c 3 -i 0.01 -W 1 10.0.0.10
 	run -0 lb status
-	[[ $output =~ 192\.0\.2\.1\ +active\ .*unresolved:\ no\ route ]]
+	[[ $output =~ 192\.0\.2\.1\ .*unresolved:\ no\ route ]]
 	(($(counted ping unresolved) == 6 && $(counted ping forwarded) == 0))
 
 	pings 1 10.0.0.2 # now they see something, so they would have
