@@ -62,10 +62,6 @@ main() {
 	require_tools
 	enter_namespaces "$verb" "$@"
 	instance_choose
-	case $verb in
-	status | log) ;; # they change nothing, and log lasts
-	*) lock ;;
-	esac
 	"verb_$verb" "$@"
 }
 

@@ -9,11 +9,11 @@ verb_backend() {
 		[[ $what != add ]] || misuse "backend needs an address: $PROGRAM backend 10.0.0.2"
 		misuse "backend $what needs an address: $PROGRAM backend $what 10.0.0.2"
 	fi
-	instance_require
 	parse_endpoint "$1"
 	BACKEND=$(endpoint "$ADDRESS" "$PORT")
 	shift
 	parse_backend_words "$what" "$@"
+	instance_change
 	[[ $what == add || -n ${BACKEND_ID[$BACKEND]:-} ]] ||
 		die "no backend $BACKEND; there are: ${BACKENDS[*]:-none}"
 	if [[ $what == add ]]; then services_meant; else memberships_meant; fi

@@ -33,7 +33,13 @@ instance_list() {
 	done
 }
 
-# For the commands that need one that is up.
+# For the commands that change one that is up, once their words are understood.
+instance_change() {
+	lock
+	instance_require
+}
+
+# For those that need one that is up.
 instance_require() {
 	local others
 	if ! instance_exists; then

@@ -25,9 +25,9 @@ protocol_number() {
 
 # verb service: NAME PROTO VIP[:PORT] [mode nat|dnat] [noaddress] [dev DEVICE], or del NAME.
 verb_service() {
-	instance_require
 	if [[ ${1:-} == del ]]; then
 		[[ -n ${2:-} && $# == 2 ]] || misuse "service del needs a name and no more: $PROGRAM service del web"
+		instance_change
 		service_delete "$2"
 		return
 	fi
@@ -38,6 +38,7 @@ verb_service() {
 	parse_endpoint "$3"
 	[[ $2 != icmp || $PORT == 0 ]] || misuse "'$3': echo has no ports; $ADDRESS would be right"
 	parse_service_words "${@:4}"
+	instance_change
 	service_make "$1" "$2"
 }
 

@@ -5,7 +5,6 @@
 verb_snat() {
 	local what=add word
 	[[ ${1:-} != del ]] || { what=del && shift; }
-	instance_require
 	DEVICE=''
 	SNAT_WORDS=()
 	while (($#)); do
@@ -18,6 +17,7 @@ verb_snat() {
 		fi
 	done
 	((${#SNAT_WORDS[@]})) || misuse "snat needs an address: $PROGRAM snat $([[ $what == add ]] || echo "del ")10.0.0.11"
+	instance_change
 	for word in "${SNAT_WORDS[@]}"; do
 		[[ $what == add || -n ${SNAT_IFINDEX[$word]:-} ]] || die "no source address $word; there are: ${SNAT[*]:-none}"
 	done

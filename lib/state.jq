@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# What the maps say, in the words that people use. Input: the dumps of settings, services, backends,
-# members, returns, addresses and snat, in this order.
+# What the maps say, in the words that people use. Input: what a batch of bpftool prints of them.
 
 include "address";
 
@@ -32,14 +31,16 @@ def return: { address: (.key.address.octets | address_text), port: .key.port,
 def snat: [(.ipv4, .ipv6)[] | select(.address.octets | is_zero | not)
 	| { address: (.address.octets | address_text), ifindex }];
 
-def state: map(map(.formatted)) as [$settings, $services, $backends, $members, $returns, $addresses, $snat]
-	| { settings: ($settings[0].value // { netns: 0, lo_forwarding: [0, 0] }),
-	    services: ($services | map(service) | sort_by(.id)),
-	    backends: ($backends | map(backend) | sort_by(.id)),
-	    members: ($members | map(member) | sort_by(.service, .backend)),
-	    returns: ($returns | map(return)),
-	    addresses: ($addresses | map(.key.octets | address_text)),
-	    snat: ($snat | map(.value | snat) | add // []) };
+def entries: map({ (.command[-1] | split("/")[-1]): (.output | map(.formatted)) }) | add // {};
+
+def state: entries
+	| { settings: (.settings[0].value // { netns: 0, lo_forwarding: [0, 0] }),
+	    services: (.services // [] | map(service) | sort_by(.id)),
+	    backends: (.backends // [] | map(backend) | sort_by(.id)),
+	    members: (.members // [] | map(member) | sort_by(.service, .backend)),
+	    returns: (.returns // [] | map(return)),
+	    addresses: (.addresses // [] | map(.key.octets | address_text)),
+	    snat: (.snat // [] | map(.value | snat) | add // []) };
 
 # For the shell: a line for each thing, its kind first.
 def lines:

@@ -17,12 +17,15 @@ declare -a SERVICES BACKENDS ADDRESSES SNAT STATE_FORWARDING
 STATE_MAPS=(settings services backends members returns addresses snat)
 
 state_json() {
-	state_dump | jq -sc -L "$HERE/lib" 'include "state"; state'
+	state_dump | jq -c -L "$HERE/lib" 'include "state"; state'
 }
 
+# In one go: a process for each would take most of a command's time. A map that is not there has no entries.
 state_dump() {
 	local name
-	for name in "${STATE_MAPS[@]}"; do map_dump "$name"; done
+	for name in "${STATE_MAPS[@]}"; do
+		[[ ! -e $MAPS/$name ]] || echo "map dump pinned $MAPS/$name"
+	done | { bpftool -j batch file - || true; } | jq -sc 'add // []'
 }
 
 state_clear() {
@@ -47,7 +50,7 @@ state_read() {
 		address) ADDRESSES+=("$name") ;;
 		snat) SNAT+=("$name") && SNAT_IFINDEX[$name]=$rest ;;
 		esac
-	done < <(state_dump | jq -sr -L "$HERE/lib" 'include "state"; state | lines')
+	done < <(state_dump | jq -r -L "$HERE/lib" 'include "state"; state | lines')
 }
 
 state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX

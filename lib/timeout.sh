@@ -5,14 +5,15 @@ TIMEOUTS=(tcp tcp-syn tcp-closed udp udp-new echo)
 
 # verb timeout: prints them; with a name and seconds sets one.
 verb_timeout() {
-	instance_require
 	if (($# == 0)); then
+		instance_require
 		timeout_print
 		return
 	fi
 	[[ " ${TIMEOUTS[*]} " == *" $1 "* ]] || misuse "'$1' is not a timeout; there are: ${TIMEOUTS[*]}"
 	(($# == 2)) || misuse "timeout $1 needs seconds and no more: $PROGRAM timeout $1 60"
 	[[ $2 =~ ^[1-9][0-9]{0,6}$ ]] || misuse "'$2' is not a time: 1 to 9999999 seconds are"
+	instance_change
 	map_change settings "00 00 00 00" settings "$(timeout_field "$1")=$2"
 }
 
