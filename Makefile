@@ -7,13 +7,15 @@ LLVM_STRIP ?= llvm-strip
 # What is needed, each as Debian's package:what it brings. The one list; `make deps` installs it.
 BUILD := clang:clang llvm:llvm-strip libbpf-dev: linux-libc-dev: make:make
 RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
-	iputils-ping:ping ethtool:ethtool tcpdump:tcpdump
-TEST := bats:bats python3-scapy: python3-pytest:
+	iputils-arping:arping libndp-tools:ndptool
+LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx curl:curl
+TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump wrk:wrk iperf3:iperf3 \
+	dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
 LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format
 
 packages = $(foreach item,$(1),$(firstword $(subst :, ,$(item))))
 commands = $(strip $(foreach item,$(1),$(word 2,$(subst :, ,$(item)))))
-PACKAGES := $(call packages,$(BUILD) $(RUN) $(TEST) $(LINT))
+PACKAGES := $(call packages,$(BUILD) $(RUN) $(LAB) $(TEST) $(LINT))
 HEADERS := linux/bpf.h asm/types.h bpf/bpf_helpers.h
 
 # Whatever asks a tool is set with `=`, so that it is asked when used: after `deps` has run.
@@ -56,7 +58,7 @@ deps: ## install through apt what is missing to build, run, test and lint
 	if ! command -v apt-get >/dev/null; then \
 		echo "deps: no apt-get here, so see to these: $(call commands,$(BUILD) $(RUN)),"; \
 		echo "deps: headers of libbpf and Linux, scapy and pytest for /usr/bin/python3,"; \
-		echo "deps: and for tests and lint $(call commands,$(TEST) $(LINT))"; \
+		echo "deps: and for lab, tests and lint $(call commands,$(LAB) $(TEST) $(LINT))"; \
 		$(call need,$(call commands,$(BUILD) $(RUN))); \
 	elif [ -z "$$missing" ]; then \
 		echo "deps: all is there"; \
@@ -64,9 +66,7 @@ deps: ## install through apt what is missing to build, run, test and lint
 		echo "deps: missing: $$missing. To install: sudo make deps" >&2; exit 1; \
 	else \
 		echo "deps: installing $$missing"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update -q; \
-		apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 $$missing; \
+		tests/apt-install.sh $$missing; \
 	fi
 
 demo: need-root deps all ## set up a lab of network namespaces and balance pings in it

@@ -331,6 +331,7 @@ enum reason {
 	REASON_UNRESOLVED, /* no route or no neighbour towards the backend: dropped */
 	REASON_NO_PORT, /* every source port or identifier tried is in use: dropped */
 	REASON_NO_MEMORY, /* the kernel refused a flow entry: dropped */
+	REASON_TOO_BIG, /* for the interface it would leave by: dropped */
 	REASON_NO_FLOW, /* an ICMP error about a flow that is not known: left to the host */
 	REASON_COUNT,
 };

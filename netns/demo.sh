@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# The article's load balancer at work: builds the lab under a prefix of its own, balances pings over
-# h2 and h3, shows what there is to see, and takes everything down again. Exit status 0 only if both
-# servers answered.
+# The article's load balancer at work: builds the lab under a prefix of its own, balances pings and web
+# requests over h2 and h3, shows what there is to see, and takes everything down again. Exit status 0 only
+# if both servers answered both.
 
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
@@ -11,6 +11,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 P=demo$$-
 LB=(./lb.sh -n "${P}lb")
 LAB=(netns/lab.sh -p "$P")
+WEB=() # process ids of web servers
 
 # Shows a command as one would type it, and runs it.
 show() {
@@ -24,6 +25,7 @@ say() {
 
 tear_down() {
 	say "Cleaning up."
+	((${#WEB[@]} == 0)) || kill "${WEB[@]}"
 	[[ ! -e /run/netns/${P}lb ]] || "${LB[@]}" down
 	"${LAB[@]}" down
 }
@@ -39,6 +41,33 @@ returned() {
 		'.backends[] | select(.address == $address) | .traffic.returned.packets'
 }
 
+both_have_answered() {
+	local address
+	for address in 10.0.0.2 10.0.0.3; do
+		(($(returned "$address") > ${BEFORE[$address]:=0})) || {
+			say "$address answered no $1: something is wrong."
+			exit 1
+		}
+		BEFORE[$address]=$(returned "$address")
+	done
+}
+
+start_web() {
+	local host
+	for host in h2 h3; do
+		"${LAB[@]}" exec "$host" netns/web.sh &
+		WEB+=($!)
+		until [[ -n $("${LAB[@]}" exec "$host" ss -Hltn 'sport = 80') ]]; do sleep 0.1; done
+	done
+}
+
+curl_often() {
+	local i
+	for ((i = 0; i < 16; i++)); do
+		"${LAB[@]}" exec h1 curl -s -m 5 "$1"
+	done
+}
+
 # Separate pings, as from many clients: each is balanced on its own.
 ping_often() {
 	local i
@@ -47,6 +76,7 @@ ping_often() {
 	done
 }
 
+declare -A BEFORE
 trap tear_down EXIT
 say "Four hosts on a bridge: the client h1, the servers h2 and h3, and the balancer lb (10.0.0.10)."
 show "${LAB[@]}" up
@@ -68,11 +98,15 @@ wait "$log"
 say "And over IPv6:"
 show ping_often 2001:db8::10
 
+both_have_answered ping
+
+say "Now the web: an nginx on each server, one address for both."
+start_web
+show "${LB[@]}" service web tcp 10.0.0.10:80
+show "${LB[@]}" backend 10.0.0.2 service web
+show "${LB[@]}" backend 10.0.0.3 service web
+show curl_often 10.0.0.10
+both_have_answered request
+
 show "${LB[@]}" status
-for address in 10.0.0.2 10.0.0.3; do
-	(($(returned "$address") > 0)) || {
-		say "$address answered no ping: something is wrong."
-		exit 1
-	}
-done
 say "Both servers answered. To play with it yourself: netns/lab.sh up, then the tour in README.md."
