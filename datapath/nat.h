@@ -271,7 +271,7 @@ static __always_inline void nat_find_port(struct nat_reply *reply, struct target
 	    (target->exhausted && jiffies() - target->exhausted < conf->hz / 16))
 		return;
 	reply->pressed = 1;
-	bpf_loop(MAX_SNAT << 16, nat_try_all, NULL, 0);
+	bpf_loop(MAX_FLOWS, nat_try_all, NULL, 0); /* more than that cannot be taken */
 	target->exhausted = reply->err == -EEXIST ? jiffies() : 0;
 }
 
@@ -303,6 +303,8 @@ __weak __noinline int nat_begin(void)
 	target = target_get(request->backend);
 	if (!target)
 		return REASON_NO_BACKEND;
+	if (addr_is_zero(&target->source)) /* there was no route when lb.sh looked */
+		return REASON_UNRESOLVED;
 
 	nat_init_flow(flow, request, target);
 	nat_init_reply(reply, request, flow);

@@ -46,6 +46,6 @@ def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
   if .backends == [] then empty else
      "",
      backend_row("BACKEND"; "OPENED"; "ACTIVE"; "FORWARDED"; "RETURNED"; "NEXT HOP"),
-     (.backends[] | backend_row(.backend; .opened | short; .active | short; .traffic.forwarded | traffic_columns;
+     (.backends[] | backend_row(.backend; .opened | short; if .active == null then "-" else .active | short end; .traffic.forwarded | traffic_columns;
 	.traffic.returned | traffic_columns; .nexthop | nexthop_text))
   end

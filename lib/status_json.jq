@@ -13,9 +13,13 @@ def service_traffic($id): ($counters | of($id)) as $cpus
 	| [range($reasons | length) as $i
 	   | { key: $reasons[$i], value: ($cpus | map(.by_reason[$i]) | total) }] | from_entries;
 
+# Only mode nat knows which flows are alive.
+def active($id): if any($state.members[] | select(.backend == $id).service; IN($state.services[] | select(.mode == "nat").id))
+	then first($active[] | select(.key == $id) | .value) else null end;
+
 # Flows opened since it was added, those alive now, and the packets of both directions.
 def backend_traffic($id): ($backend_counters | of($id)) as $cpus
-	| { opened: ($cpus | map(.opened) | add), active: first($active[] | select(.key == $id) | .value),
+	| { opened: ($cpus | map(.opened) | add), active: active($id),
 	    traffic: { forwarded: ($cpus | map(.forwarded) | total), returned: ($cpus | map(.returned) | total) } };
 
 # The kernel's neighbour entry of the next hop. It has a MAC address as long as it is any good.
