@@ -105,6 +105,16 @@ struct ip_info {
 	__u8 ttl; /* or hop limit */
 };
 
+/*
+ * `value`, which is within `mask`, in a form that shows this to the verifier too: of what older kernels
+ * have seen compared, they have forgotten much by the time it counts. clang must not find out.
+ */
+static __always_inline __u32 masked(__u32 value, __u32 mask)
+{
+	asm volatile("" : "+r"(value));
+	return value & mask;
+}
+
 /* The header at the cursor if all its octets are there, else NULL. */
 #define cursor_take(cursor, type) ((type *)cursor_take_octets(cursor, sizeof(type)))
 
@@ -226,7 +236,7 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct cursor *cursor,
 	header_length = header->ihl * 4;
 	length = bpf_ntohs(header->tot_len);
 	if (length < header_length || length > left ||
-	    !cursor_take_octets(cursor, header_length - sizeof(*header)))
+	    !cursor_take_octets(cursor, masked(header_length - sizeof(*header), 63)))
 		return NOT_OURS;
 	fragment = bpf_ntohs(header->frag_off);
 	if (fragment & IPV4_FLAG_RESERVED || ipv4_is_martian(header->saddr) ||
@@ -404,7 +414,7 @@ static __always_inline int parse_quoted_ipv4(struct cursor *cursor, struct iphdr
 		return NOT_OURS;
 	header_length = header->ihl * 4;
 	if (info->payload < header_length + MIN_QUOTED_L4 ||
-	    !cursor_take_octets(cursor, header_length - sizeof(*header)))
+	    !cursor_take_octets(cursor, masked(header_length - sizeof(*header), 63)))
 		return NOT_OURS;
 	if (ipv4_is_martian(header->daddr) || header->frag_off & bpf_htons(IPV4_OFFSET_MASK))
 		return NOT_OURS;
