@@ -4,23 +4,22 @@
     with Balancer("t1") as balancer:
         result = balancer.run(frame)
 
-`bpftool prog run` calls the program that is attached to the balancer's interface, with a frame that
-has not come over any wire. The kernel does not take frames below ETH_HLEN (14 octets) for that.
+The kernel calls the program that is attached to the balancer's interface, with a frame that has not
+come over any wire: see progrun.py.
 """
 import contextlib
 import enum
 import ipaddress
 import json
-import os
 import pathlib
 import socket
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from typing import NamedTuple
+
+import progrun
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 
@@ -181,24 +180,9 @@ class Balancer:
 
     def run_all(self, frames, ifindex=None):
         """The same for many frames, in this order."""
-        # In memory, where that can be had: a disk takes its time for thousands of files.
-        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        with tempfile.TemporaryDirectory(dir=memory) as files:
-            outputs = self.batch(
-                self.prog_run(frame, pathlib.Path(files, str(i)), ifindex or self.ifindex)
-                for i, frame in enumerate(frames)
-            )
-        return [Result(Verdict(one["retval"]), bytes(one["data_out"])) for one in outputs]
-
-    def prog_run(self, frame, file, ifindex):
-        """The command for a frame, which is put into the file; `data_out -` is into the JSON."""
-        # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        context = file.with_name(f"xdp_md.{len(frame)}")
-        if not context.exists():
-            context.write_bytes(struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0))
-        file.write_bytes(frame)
-        files = f"data_in {file} data_out - ctx_in {context}"
-        return "prog run id", self.program, files, "repeat 1"
+        netns = f"/run/netns/{self.netns}"
+        results = progrun.run(self.program, frames, ifindex or self.ifindex, netns)
+        return [Result(Verdict(verdict), frame) for verdict, frame in results]
 
     # --- Maps ---
 
