@@ -39,15 +39,19 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 	return send(ctx, pkt, conf, &flow, target->ifindex, target->dst_mac, target->src_mac);
 }
 
-static __always_inline struct return_source *dnat_return_find(const struct flow_key *tuple)
+static __always_inline struct return_source *dnat_return_find(const struct packet *pkt)
 {
+	const struct flow_key *tuple = &pkt->tuple;
 	struct return_key key = {
 		.address = tuple->source,
 		.port = bpf_ntohs(tuple->source_port),
 		.protocol = tuple->protocol,
 	};
-	struct return_source *found = bpf_map_lookup_elem(&returns, &key);
+	struct return_source *found;
 
+	if (pkt->kind == PACKET_ECHO && !tuple->destination_port)
+		return NULL; /* the backend's own request */
+	found = bpf_map_lookup_elem(&returns, &key);
 	if (found || is_echo(tuple))
 		return found;
 	key.port = 0;
@@ -59,7 +63,7 @@ static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *
 				       const struct settings *conf)
 {
 	const struct flow_key *tuple = &pkt->tuple;
-	struct return_source *as = dnat_return_find(tuple);
+	struct return_source *as = dnat_return_find(pkt);
 	struct bpf_fib_lookup fib;
 	struct flow flow;
 
