@@ -240,7 +240,7 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct cursor *cursor,
 		return NOT_OURS;
 	fragment = bpf_ntohs(header->frag_off);
 	if (fragment & IPV4_FLAG_RESERVED || ipv4_is_martian(header->saddr) ||
-	    !ipv4_checksum_ok(ctx, header))
+	    ipv4_is_martian(header->daddr) || !ipv4_checksum_ok(ctx, header))
 		return NOT_OURS;
 
 	info->payload = length - header_length;
