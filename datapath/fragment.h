@@ -53,6 +53,8 @@ static __always_inline int fragment_follow(struct xdp_md *ctx, const struct pack
 	}
 	if (pkt->ttl <= 1)
 		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
+	if (is_too_big(ctx, pkt, flow->ifindex))
+		return finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
 	rewrite(ctx, pkt, flow, flow->dst_mac, flow->src_mac);
 	return finish_sent(ctx, pkt, conf, flow, flow->ifindex);
 }
