@@ -430,7 +430,12 @@ milliseconds() { # CMD...
 }
 
 @test "somebody who is not root is told so" {
-	# Through stdin: the directory may be closed to other users.
-	run -1 setpriv --reuid=65534 --clear-groups bash /dev/stdin up <"$TOP/netns/lab.sh"
+	local copy
+	copy=$(mktemp -d) # the checkout, like what bats gives us, may be closed to other users
+	chmod 755 "$copy"
+	cp "$TOP"/netns/*.sh "$copy"
+	run setpriv --reuid=65534 --clear-groups "$copy/lab.sh" up
+	rm -r "$copy"
+	((status == 1))
 	output_has "needs root"
 }
