@@ -39,7 +39,8 @@ address_plan() {
 # address_add ADDRESS DEVICE. What was written about it before is undone by `down` even if we are killed.
 address_add() {
 	if [[ $1 == *:* ]]; then
-		run ip addr add "$1/128" dev "$2" nodad
+		# Deprecated, or the host may choose it as the source address of other traffic, towards backends too.
+		run ip addr add "$1/128" dev "$2" nodad preferred_lft 0
 	else
 		run ip addr add "$1/32" dev "$2"
 	fi
