@@ -24,8 +24,14 @@ int xdp_lb(struct xdp_md *ctx)
 	struct packet pkt = {};
 	struct service *service;
 	struct flow *reply;
+	int parsed;
 
-	if (!conf || packet_parse(ctx, &pkt))
+	if (!conf)
+		return XDP_PASS;
+	parsed = packet_parse(ctx, &pkt);
+	if (pkt.is_first)
+		fragment_forget(&pkt);
+	if (parsed)
 		return XDP_PASS;
 	if (pkt.kind == PACKET_LATER)
 		return fragment_follow(ctx, &pkt, conf);

@@ -49,7 +49,7 @@ static __always_inline struct return_source *dnat_return_find(const struct packe
 	};
 	struct return_source *found;
 
-	if (pkt->kind == PACKET_ECHO && !tuple->destination_port)
+	if (pkt->kind == PACKET_ECHO && !is_echo_reply(pkt))
 		return NULL; /* the backend's own request */
 	found = bpf_map_lookup_elem(&returns, &key);
 	if (found || is_echo(tuple))

@@ -38,6 +38,18 @@ static __noinline long fragment_remember(const struct packet *pkt, const struct 
 	return bpf_map_update_elem(&fragmented, &key, &copy, BPF_ANY);
 }
 
+/*
+ * Before anything is done with a first fragment: its identification may have been another packet's, and if
+ * this one is left to the host, so are those that follow it.
+ */
+static __noinline long fragment_forget(const struct packet *pkt)
+{
+	struct fragment_key key;
+
+	fragment_init_key(&key, pkt);
+	return bpf_map_delete_elem(&fragmented, &key);
+}
+
 static __always_inline int fragment_follow(struct xdp_md *ctx, const struct packet *pkt,
 					   const struct settings *conf)
 {

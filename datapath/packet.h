@@ -160,10 +160,7 @@ static __always_inline bool packet_parse_udp(struct cursor *cursor, struct packe
 	return true;
 }
 
-/*
- * A request comes from port `identifier`, a reply goes to it. Identifier 0 is never given to a flow,
- * so a reply with it is none of ours.
- */
+/* A request comes from port `identifier`, a reply goes to it. */
 static __always_inline bool echo_ports(const struct icmp_header *echo, bool is_ipv6,
 				       __be16 *source_port, __be16 *destination_port)
 {
@@ -171,11 +168,17 @@ static __always_inline bool echo_ports(const struct icmp_header *echo, bool is_i
 		return false;
 	if (echo->type == (is_ipv6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO))
 		*source_port = echo->id;
-	else if (echo->type == (is_ipv6 ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY) && echo->id)
+	else if (echo->type == (is_ipv6 ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY))
 		*destination_port = echo->id;
 	else
 		return false;
 	return true;
+}
+
+static __always_inline bool is_echo_reply(const struct packet *pkt)
+{
+	return pkt->kind == PACKET_ECHO &&
+	       pkt->icmp_type == (pkt->is_ipv6 ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY);
 }
 
 /* The addresses of the packet that an error quotes, swapped. Returns its protocol or NOT_OURS. */

@@ -22,9 +22,14 @@ static __always_inline struct service *service_get(const struct addr *vip, __u8 
 	return bpf_map_lookup_elem(&services, &key);
 }
 
-/* The one with the packet's port. For echo requests that is 0, and replies have no service. */
+/*
+ * The one with the packet's port. For echo requests that is 0. Replies have no service, though their
+ * port, the identifier, may be 0 too.
+ */
 static __always_inline struct service *service_of_port(const struct packet *pkt)
 {
+	if (is_echo_reply(pkt))
+		return NULL;
 	return service_get(&pkt->tuple.destination, pkt->tuple.protocol,
 			   bpf_ntohs(pkt->tuple.destination_port));
 }
