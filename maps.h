@@ -25,6 +25,7 @@
 #define MAX_FLOWS 262144
 #endif
 #define MAX_FRAGMENTED 16384 /* packets whose fragments are on their way at one time */
+#define MAX_NEIGHBOURS 16384
 #define MAX_SNAT 64 /* source addresses of each family; a power of 2 */
 
 struct addr {
@@ -247,6 +248,30 @@ struct {
 } snat SEC(".maps");
 
 /*
+ * neighbours: in mode dnat, next hops towards clients of which the kernel knows no MAC address ->
+ * those that their packets came with.
+ */
+struct neighbour_key {
+	struct addr address;
+	__u32 ifindex;
+	__u32 pad;
+};
+
+struct neighbour {
+	__u8 mac[6];
+	__u8 own_mac[6]; /* of ours, to which they send */
+	__u8 pad[4];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_NEIGHBOURS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct neighbour_key);
+	__type(value, struct neighbour);
+} neighbours SEC(".maps");
+
+/*
  * flows: a packet's addresses and ports as it arrives -> the finished rewrite. A connection in mode
  * nat has two entries: FLOW_TO_BACKEND under the client's packets, FLOW_TO_CLIENT under the replies.
  * An echo request has its identifier as source port and 0 as destination port, a reply the reverse.
@@ -327,7 +352,7 @@ enum reason {
 	REASON_RETURNED, /* a backend's reply, sent to the client */
 	REASON_NO_BACKEND, /* no active member: left to the host */
 	REASON_FRAGMENT, /* a fragment that came before its first, or without it: left to the host */
-	REASON_TTL_EXPIRED, /* TTL or hop limit would reach 0: left to the host */
+	REASON_TTL_EXPIRED, /* TTL or hop limit would reach 0: dropped */
 	REASON_UNRESOLVED, /* no route or no neighbour towards the backend: dropped */
 	REASON_NO_PORT, /* every source port or identifier tried is in use: dropped */
 	REASON_NO_MEMORY, /* the kernel refused a flow entry: dropped */
@@ -405,6 +430,7 @@ struct settings {
 	__u64 log_until; /* jiffies; packets are logged until then. `lb.sh log` renews it. */
 	__u64 clock_jiffies; /* the moment from which clock_calibrate measures, on both clocks */
 	__u64 clock_nsec;
+	__u64 neighbour_wanted; /* jiffies at the last reply in mode dnat without a known next hop; 0: never */
 	__u32 hz; /* jiffies a second; 0: not known, so nothing is cached */
 	/* Seconds. A flow that was idle for longer may lose its source port to a new one. */
 	__u32 tcp_timeout; /* established */

@@ -7,6 +7,7 @@
 #ifndef DATAPATH_DNAT_H
 #define DATAPATH_DNAT_H
 
+#include "neighbour.h"
 #include "ring.h"
 #include "send.h"
 #include "service.h"
@@ -25,6 +26,8 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 	};
 	struct target *target;
 
+	if (neighbour_is_wanted(conf))
+		neighbour_learn(ctx, pkt);
 	flow.backend = ring_choose(service->id, service->ring_size, flow_hash(tuple, conf));
 	target = target_get(flow.backend);
 	if (!target)
@@ -60,7 +63,7 @@ static __always_inline struct return_source *dnat_return_find(const struct packe
 
 /* A backend's packet to a client, if it is one: of other packets the host knows more. */
 static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
-				       const struct settings *conf)
+				       struct settings *conf)
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct return_source *as = dnat_return_find(pkt);
@@ -74,6 +77,8 @@ static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		if (neighbour_find(&fib, conf))
+			break;
 		return finish(ctx, pkt, conf, as->service, REASON_UNRESOLVED);
 	default: /* for this host itself, or to nowhere */
 		return XDP_PASS;

@@ -79,6 +79,7 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
 		log_packet(ctx, pkt, reason, NULL);
 
 	switch (reason) {
+	case REASON_TTL_EXPIRED:
 	case REASON_UNRESOLVED:
 	case REASON_NO_PORT:
 	case REASON_NO_MEMORY:

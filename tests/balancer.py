@@ -22,6 +22,7 @@ from typing import NamedTuple
 import progrun
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
+UNKNOWN = "unknown"
 
 
 class Verdict(enum.IntEnum):
@@ -66,6 +67,13 @@ def address_text(octets_):
     """The reverse."""
     address = ipaddress.IPv6Address(bytes(octets_))
     return str(address.ipv4_mapped or address)
+
+
+def end_name(address, port):
+    """As lb.sh writes an address with its port, if it has one."""
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def index_key(index):
@@ -147,9 +155,10 @@ class Balancer:
         link = self.ip("link", "show", "dev", device)[0]
         return link["ifindex"], link.get("xdp", {}).get("prog", {}).get("id")
 
-    def add_backend(self, address, service):
-        """Adds one that answers, and waits until the balancer's kernel has its MAC address."""
-        self.lb("backend", address, "service", service)
+    def add_backend(self, address, service=None, port=0):
+        """Adds one that answers, to a service or to all that it fits, and waits until the kernel has
+        its MAC address."""
+        self.lb("backend", end_name(address, port), *(("service", service) if service else ()))
         wait_for(lambda: "lladdr" in self.ip("neigh", "show", address)[0], f"MAC of {address}")
 
     def bpftool(self, *words):
@@ -213,18 +222,19 @@ class Balancer:
         self.change("settings", index_key(0), "settings", **values)
 
     def services(self):
-        """Name -> id."""
+        """Name -> id. Under UNKNOWN is what is counted of no service."""
         if "services" not in self.known:
             values = [one["value"] for one in self.dump("services")]
             self.known["services"] = {value["name"]: value["id"] for value in values}
-        return self.known["services"]
+        return self.known["services"] | {UNKNOWN: 0}
 
     def backends(self):
-        """Address -> id."""
+        """Address, with the port if it has one -> id."""
         if "backends" not in self.known:
+            dump = [(one["key"], one["value"]["id"]) for one in self.dump("backends")]
             self.known["backends"] = {
-                address_text(one["key"]["address"]["octets"]): one["value"]["id"]
-                for one in self.dump("backends")
+                end_name(address_text(key["address"]["octets"]), key["port"]): index
+                for key, index in dump
             }
         return self.known["backends"]
 
@@ -261,6 +271,7 @@ class Balancer:
             "ifindex": flow["ifindex"],
             "dst_mac": bytes(flow["dst_mac"]).hex(":"),
             "src_mac": bytes(flow["src_mac"]).hex(":"),
+            "state": flow["state"],
         }
 
     def age_flow(self, key, seconds):
@@ -279,7 +290,7 @@ class Balancer:
         added.update(self.counters(what) - before)
 
     def counters(self, what):
-        """Of every service by its name, and of every backend by its address."""
+        """Packets or bytes, of every service and every backend; or flows opened, of the backends."""
         reasons = [name[len("REASON_") :].lower() for name in self.layout.enumerators("reason")]
         asked = [("counters", *one) for one in self.services().items()]
         asked += [("backend_counters", *one) for one in self.backends().items()]
@@ -291,5 +302,9 @@ class Balancer:
                 if "by_reason" in traffic:
                     traffic = dict(zip(reasons, traffic["by_reason"]))
                 for reason, amount in traffic.items():
-                    total[f"{name} {reason}"] += amount[what]
+                    if isinstance(amount, dict):
+                        amount = amount.get(what, 0)
+                    elif reason != what:
+                        continue
+                    total[f"{name} {reason}"] += amount
         return total

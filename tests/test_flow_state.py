@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Flows in mode nat: what the balancer knows of their state, and whom their source ports go to."""
+import pytest
+
+from balancer import index_key
+from checks import (
+    age,
+    assert_dropped,
+    both_families,
+    cases,
+    keys,
+    send,
+    send_back,
+    send_on,
+    send_or_drop,
+)
+from frames import DNS, LB, SERVERS, WEB, Host, answer
+
+ESTABLISHED, FIN_CLIENT, FIN_BACKEND, RESET = 1, 2, 4, 8  # enum flow_state
+CLOSED = FIN_CLIENT | FIN_BACKEND
+
+nat_services = pytest.mark.parametrize("service", [WEB, DNS], ids=lambda one: one.words)
+
+
+# --- TCP ---
+
+
+def converse(balancer, packet, *steps):
+    """A connection's segments, in turn: '>' and flags from the client, '<' and flags from the
+    backend. Returns what the first became."""
+    [sent] = send(balancer, packet.flags(steps[0][1:]))
+    for step in steps[1:]:
+        if step[0] == ">":
+            assert send(balancer, packet.flags(step[1:])) == [sent.flags(step[1:])]
+        else:
+            send_back(balancer, [answer(sent).flags(step[1:])], [packet])
+    return sent
+
+
+def states(balancer, packet, sent):
+    """Of both entries."""
+    return [balancer.flow(key)["state"] for key in keys(balancer, packet, sent)]
+
+
+OPEN = (">S", "<SA", ">A")
+CONVERSATIONS = {
+    "a SYN": ((">S",), 0),
+    "a SYN with ECN": ((">SEC",), 0),
+    "a SYN that comes again": ((">S", ">S"), 0),
+    "a SYN and its answer": ((">S", "<SA"), 0),
+    "a handshake": (OPEN, ESTABLISHED),
+    "a handshake whose last segment has data": ((">S", "<SA", ">PA"), ESTABLISHED),
+    "data": ((*OPEN, ">PA", "<A", "<PA", ">A"), ESTABLISHED),
+    "a connection that is older than its flow": ((">A",), ESTABLISHED),
+    "a segment that is both SYN and ACK": ((">SA",), 0),
+    "the client's end": ((*OPEN, ">FA", "<A"), ESTABLISHED | FIN_CLIENT),
+    "the backend's end": ((*OPEN, "<FA", ">A"), ESTABLISHED | FIN_BACKEND),
+    "both ends, the client's first": ((*OPEN, ">FA", "<FA", ">A"), ESTABLISHED | CLOSED),
+    "both ends, the backend's first": ((*OPEN, "<FPA", ">FPA", "<A"), ESTABLISHED | CLOSED),
+    "a port that is closed": ((">S", "<RA"), RESET),
+    "the client's reset": ((*OPEN, ">R"), ESTABLISHED | RESET),
+    "the client's reset of a handshake": ((">S", "<SA", ">R"), ESTABLISHED | RESET),
+    "the backend's reset": ((*OPEN, "<RA"), ESTABLISHED | RESET),
+    "a SYN during a connection": ((*OPEN, ">S", "<A"), ESTABLISHED),
+    "a SYN after one end": ((*OPEN, "<FA", ">S"), ESTABLISHED | FIN_BACKEND),
+    "a SYN after both ends": ((*OPEN, ">FA", "<FA", ">A", ">S"), 0),
+    "a connection after both ends": ((*OPEN, ">FA", "<FA", ">A", *OPEN), ESTABLISHED),
+    "a SYN after a reset": ((*OPEN, "<R", ">S"), 0),
+    "an ACK after both ends": ((*OPEN, ">FA", "<FA", ">A", ">A"), ESTABLISHED | CLOSED),
+}
+
+
+@both_families
+@pytest.mark.parametrize("conversation", cases(CONVERSATIONS))
+def test_the_state_of_a_connection_is_in_both_entries(balancer, family, conversation):
+    steps, state = conversation
+    [packet] = WEB.packets(family, 1)
+    sent = converse(balancer, packet, *steps)
+    assert states(balancer, packet, sent) == [state, state]
+
+
+@both_families
+def test_a_reset_that_nobody_believed_in_is_forgotten(balancer, family):
+    [packet] = WEB.packets(family, 1)
+    sent = converse(balancer, packet, *OPEN, ">R")
+    age(balancer, packet, sent, 2)
+    assert send(balancer, packet.flags("A")) == [sent.flags("A")]
+    assert states(balancer, packet, sent) == [ESTABLISHED] * 2
+
+
+@both_families
+def test_a_closed_connection_that_starts_again_counts_as_opened(balancer, family):
+    [packet] = WEB.packets(family, 1)
+    with balancer.counting("opened") as added:
+        converse(balancer, packet, *OPEN, ">FA", "<FA", ">A", ">S")
+    assert sum(added.values()) == 2
+    with balancer.counting("opened") as added:
+        converse(balancer, packet, ">S", "<SA", ">A", ">S")
+    assert not added
+
+
+@both_families
+def test_a_closed_connection_that_starts_again_may_go_elsewhere(balancer, family):
+    packets = WEB.packets(family, 50)
+    mine, other = SERVERS[1], SERVERS[0]
+    packet, _ = send_on(balancer, mine, packets)
+    sent = converse(balancer, packet, *OPEN, ">FA", "<FA", ">A")
+    words = mine.name(family), "service", WEB.name(family)
+    balancer.lb("backend", "drain", *words)
+    try:
+        [again] = send(balancer, packet)
+        assert again.dst == other.ip(family)
+        assert states(balancer, packet, again) == [0, 0]
+        late = [answer(sent), answer(again)]  # of the old connection, and of the new one
+        send_back(balancer, late, [packet, packet])
+    finally:
+        balancer.lb("backend", *words)
+
+
+# --- UDP ---
+
+
+@both_families
+@pytest.mark.usefixtures("slow_clock")
+def test_a_udp_flow_is_established_when_it_lasts_for_more_than_a_second(balancer, family):
+    [packet] = DNS.packets(family, 1)
+    [sent] = send(balancer, packet)
+    send(balancer, packet)
+    send_back(balancer, [answer(sent)], [packet])
+    assert states(balancer, packet, sent) == [0, 0]
+    age(balancer, packet, sent, 2)
+    assert send(balancer, packet) == [sent]
+    assert states(balancer, packet, sent) == [ESTABLISHED] * 2
+
+
+@both_families
+@nat_services
+def test_a_backends_packets_keep_the_flow_young(balancer, family, service):
+    [packet] = service.packets(family, 1)
+    [sent] = send(balancer, packet)
+    _, key = keys(balancer, packet, sent)
+    balancer.age_flow(key, 1000)
+    old = seen(balancer, key)
+    send_back(balancer, [answer(sent).but(l4={})], [packet])
+    assert seen(balancer, key) >= old + 1000 * balancer.settings["hz"]
+
+
+def seen(balancer, key):
+    return balancer.lookup("flows", key)["formatted"]["value"]["seen"]
+
+
+# --- Source ports run out ---
+
+
+def fill(balancer, service, family, **words):
+    """Takes all ports on both backends. Returns the flows, and packets that found none."""
+    return send_or_drop(balancer, service.packets(family, 80), **words)
+
+
+def try_again(balancer, packets, **words):
+    """New flows, as when nobody had just looked for ports in vain."""
+    for backend in SERVERS:
+        key = index_key(balancer.backends()[backend.name(packets[0].family)])
+        balancer.change("targets", key, "target", exhausted=0)
+    return send_or_drop(balancer, packets, **words)[0]
+
+
+@both_families
+@nat_services
+def test_without_a_free_port_new_flows_are_dropped_and_others_untouched(
+    balancer, family, service, two_ports
+):
+    with balancer.counting() as added:
+        taken, left_over = fill(balancer, service, family)
+    assert {(sent.dst, sent.sport) for _, sent in taken} == {
+        (backend.ip(family), port) for backend in SERVERS for port in two_ports
+    }
+    assert len(taken) == 4
+    assert added[f"{service.name(family)} forwarded"] == 4
+    assert added[f"{service.name(family)} no_port"] == len(left_over) == 76
+    packets, sent = zip(*taken)
+    assert try_again(balancer, left_over) == []
+    frames = [packet.frame for packet in left_over]
+    counted = {f"{service.name(family)} no_port": len(frames)}
+    assert_dropped(balancer, frames, counted)
+    assert send(balancer, *packets) == list(sent)
+    send_back(balancer, [answer(one) for one in sent], packets)
+
+
+@both_families
+@pytest.mark.usefixtures("two_ports")
+def test_services_do_not_take_source_ports_from_each_other(balancer, family):
+    flows = [fill(balancer, service, family)[0] for service in (WEB, DNS)]
+    assert [len(taken) for taken in flows] == [4, 4]
+    for taken in flows:
+        packets, sent = zip(*taken)
+        send_back(balancer, [answer(one) for one in sent], packets)
+
+
+# What is done with a flow -> the setting that says how long it may be idle then, or seconds where a
+# shorter time is enough because ports are short.
+LIVES = {
+    "tcp, a SYN": (WEB, (">S",), 5),
+    "tcp, a SYN and its answer": (WEB, (">S", "<SA"), 5),
+    "tcp, established": (WEB, OPEN, "tcp_timeout"),
+    "tcp, the client's end": (WEB, (*OPEN, ">FA"), "tcp_timeout"),
+    "tcp, the backend's end": (WEB, (*OPEN, "<FA"), "tcp_timeout"),
+    "tcp, closed": (WEB, (*OPEN, ">FA", "<FA", ">A"), 2),
+    "tcp, reset": (WEB, (*OPEN, "<R"), 2),
+    "udp, new": (DNS, (), "udp_new_timeout"),
+    "udp, established": (DNS, None, "udp_timeout"),
+}
+
+
+@both_families
+@pytest.mark.usefixtures("two_ports")
+@pytest.mark.parametrize("life", cases(LIVES))
+def test_a_flow_has_its_port_for_as_long_as_its_state_allows(balancer, family, life):
+    service, steps, timeout = life
+    if isinstance(timeout, str):
+        timeout = balancer.settings[timeout]
+    taken, left_over = fill(balancer, service, family)
+    (packet, sent), *others = taken
+    if steps:
+        sent = converse(balancer, packet, *steps)
+    elif steps is None:
+        age(balancer, packet, sent, 2)
+        send(balancer, packet)
+    age(balancer, packet, sent, timeout - 1)
+    assert try_again(balancer, left_over) == []
+    age(balancer, packet, sent, 1)
+
+    [(heir, new)] = try_again(balancer, left_over)
+    assert (new.dst, new.sport) == (sent.dst, sent.sport)
+    assert states(balancer, heir, new) == [0, 0]
+    send_back(balancer, [answer(new), answer(sent)], [heir, heir])
+    assert_dropped(balancer, [packet.frame], {f"{service.name(family)} no_port": 1})
+    packets, sent = zip(*others)
+    assert send(balancer, *packets) == list(sent)
+    send_back(balancer, [answer(one) for one in sent], packets)
+
+
+@both_families
+def test_a_closed_connection_keeps_its_port_while_another_is_free(balancer, family, two_ports):
+    [packet] = WEB.packets(family, 1)
+    sent = converse(balancer, packet, *OPEN, ">FA", "<FA", ">A")
+    age(balancer, packet, sent, balancer.settings["tcp_closed_timeout"] - 1)
+    others, _ = send_or_drop(balancer, WEB.packets(family, 50))
+    first = next(one for _, one in others if one.dst == sent.dst)
+    assert {sent.sport, first.sport} == set(two_ports)
+
+
+# --- Several source addresses ---
+
+SOURCES = (Host("", "10.0.0.60", "2001:db8::60"), Host("", "10.0.0.61", "2001:db8::61"))
+
+
+@pytest.fixture(name="sources")
+def fixture_sources(balancer, family):
+    """Two source addresses for mode nat."""
+    addresses = [source.ip(family) for source in SOURCES]
+    balancer.lb("snat", *addresses)
+    yield addresses
+    if balancer.lookup("snat", index_key(0))["formatted"]["value"][f"count{family}"]:
+        balancer.lb("snat", "del", *addresses)
+
+
+@both_families
+@nat_services
+def test_each_source_address_has_all_the_ports(balancer, family, service, two_ports, sources):
+    with balancer.counting() as added:
+        taken, left_over = fill(balancer, service, family, sources=SOURCES)
+    assert {(sent.dst, sent.src, sent.sport) for _, sent in taken} == {
+        (backend.ip(family), source, port)
+        for backend in SERVERS
+        for source in sources
+        for port in two_ports
+    }
+    assert len(taken) == 8
+    assert added[f"{service.name(family)} no_port"] == len(left_over)
+    packets, sent = zip(*taken)
+    send_back(balancer, [answer(one) for one in sent], packets)
+    assert send(balancer, *packets, sources=SOURCES) == list(sent)
+
+    balancer.lb("snat", "del", *sources)
+    assert send(balancer, *packets, sources=SOURCES) == list(sent)
+    assert {one.src for _, one in fill(balancer, service, family)[0]} == {LB.ip(family)}
