@@ -45,9 +45,10 @@ await() { # SECONDS CMD...
 	done
 }
 
-# Runs a command on a host in the background, with its output in a file. Its pid is in $!.
+# Runs a command on a host in the background, with its output in a file. Its pid is in $!. It reads
+# what the caller reads, and ends with the shell that calls this, also if that is killed.
 start_on() { # HOST FILE CMD...
-	nsenter --net="/run/netns/$PREFIX$1" -- "${@:3}" >"$2" 2>&1 3>&- &
+	setpriv --pdeathsig KILL nsenter --net="/run/netns/$PREFIX$1" -- "${@:3}" <&0 >"$2" 2>&1 3>&- &
 }
 
 # For teardown: ends what the test still has running. Children only, so no process id is stale.
@@ -85,6 +86,7 @@ ring_id() { # SERVICE_ID
 # For teardown_file. By name, not with "down": this must work even if "down" does not.
 remove_lab() {
 	local ns
+	[[ -n ${PREFIX:-} ]] || return 0 # there is none, and * would be everybody's
 	for ns in "/run/netns/$PREFIX"*; do
 		[[ ! -e $ns ]] || ip netns del "${ns##*/}"
 	done

@@ -439,3 +439,46 @@ milliseconds() { # CMD...
 	((status == 1))
 	output_has "needs root"
 }
+
+routed() { # WORDS...
+	"$TOP/netns/routed.sh" -p "$OTHER" "$@"
+}
+
+refused_for_its_size() { # HOST ADDRESS OCTETS
+	local said
+	! said=$(on "$1" ping -n -c 1 -W 1 -M "do" -s "$3" "$2")
+	[[ $said =~ (Frag needed|Packet too big) ]]
+	on "$1" ip route flush cache # what it has learned
+}
+
+@test "the lab with routers leads everywhere, and its routers refuse what is too large" {
+	local PREFIX=$OTHER host address
+	lab down
+	run -0 routed up
+	output_has "c1 ----" "ip netns exec ${OTHER}lb ./lb.sh up to-r1"
+	on lb sysctl -q -w net.ipv4.conf.all.forwarding=1 net.ipv6.conf.all.forwarding=1
+	for address in 10.{2.1,2.2,0.4}.2 2001:db8:{2:1,2:2,0:4}::2; do
+		for host in c1 c2; do on "$host" ping -n -q -c 1 -W 2 "$address"; done
+	done
+	on c2 ping -n -q -c 1 -W 2 -M "do" -s 1272 10.2.1.2
+	refused_for_its_size c2 10.2.1.2 1273
+	refused_for_its_size c2 2001:db8:2:2::2 1253
+	on b3 ping -n -q -c 1 -W 2 -M "do" -s 1372 10.1.1.2
+	refused_for_its_size b3 10.1.1.2 1373
+	refused_for_its_size b3 2001:db8:1:1::2 1353
+}
+
+@test "the lab with routers names what it lacks, up mends it, and down removes it" {
+	routed up
+	run -1 other up # its hosts have names of the other lab's
+	output_has "'${OTHER}lb'"
+	PREFIX=$OTHER on r1 ip route del 10.1.1.2
+	run -1 routed status
+	output_has "c1   ${OTHER}c1" "missing: r1 10.1.1.2 mtu 1400"
+	run -0 routed up
+	output_has "incomplete"
+	run -0 routed up
+	output_has "already up"
+	routed down
+	[[ -z $(find /run/netns -name "$OTHER*") ]]
+}

@@ -11,6 +11,7 @@ from balancer import UNKNOWN, Verdict, octets
 from checks import (
     DIRECTIONS,
     assert_all_left,
+    assert_dropped,
     assert_left,
     assert_result,
     assert_results,
@@ -251,7 +252,7 @@ def test_fragments_follow_their_first_for_half_a_minute(balancer, family):
 
 @both_families
 @every_service
-def test_a_fragment_at_the_end_of_its_ttl_is_left_to_the_host(balancer, family, service):
+def test_a_fragment_at_the_end_of_its_ttl_is_dropped(balancer, family, service):
     firsts, later = [], []
     for direction in DIRECTIONS:
         whole, became = way(balancer, service.packet(family), direction)
@@ -262,7 +263,7 @@ def test_a_fragment_at_the_end_of_its_ttl_is_left_to_the_host(balancer, family, 
             firsts.append(frames[0])
             later += frames[1:]
     counted = {f"{service.name(family)} ttl_expired": 12}
-    assert_left(balancer, later + firsts, counted)
+    assert_dropped(balancer, later + firsts, counted)
 
 
 @both_directions
@@ -274,7 +275,7 @@ def test_a_first_fragment_without_all_of_its_transport_header_is_left_to_the_hos
     whole, _ = way(balancer, service.packet(family), direction)
     smallest = 20 if service.kind is Segment else 8
     firsts = [Fragment(whole, 0, i, id=next(IDS)).frame for i in range(smallest)]
-    assert_left(balancer, firsts, {})
+    assert_dropped(balancer, firsts, {})
 
 
 @both_families

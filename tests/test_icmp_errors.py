@@ -14,6 +14,7 @@ from checks import (
     DIRECTIONS,
     all_sums,
     assert_all_left,
+    assert_dropped,
     assert_left,
     assert_results,
     assert_rewritten_alone,
@@ -214,10 +215,10 @@ def test_a_checksum_may_be_zero_before_and_after(balancer, family, service, dire
 
 @both_families
 @every_service
-def test_an_error_at_the_end_of_its_ttl_is_left_to_the_host(balancer, family, service):
+def test_an_error_at_the_end_of_its_ttl_is_dropped(balancer, family, service):
     errors = [way(balancer, service.packet(family), way_).error for way_ in DIRECTIONS]
     frames = [error.but(ttl=ttl).frame for error in errors for ttl in (0, 1)]
-    assert_left(balancer, frames, {f"{service.name(family)} ttl_expired": 4})
+    assert_dropped(balancer, frames, {f"{service.name(family)} ttl_expired": 4})
 
 
 @both_directions
@@ -242,7 +243,7 @@ def test_an_error_about_no_known_flow_is_left_to_the_host(balancer, family, serv
     to_vip = plain_error(packet.turned().but(src=packet.dst, dst=packet.src), dst_mac=LB.mac)
     other = way(balancer, service.packet(family), "to the backend").error
     other = other.but(about=other.about.but(dst=NOBODY.ip(family)))
-    assert_left(balancer, [to_vip.frame, other.frame], {f"{service.name(family)} no_flow": 2})
+    assert_dropped(balancer, [to_vip.frame, other.frame], {f"{service.name(family)} no_flow": 2})
     forward = packet.but(src=LB.ip(family), dst=NOBODY.ip(family)).with_ports(20000, service.port)
     assert_left(balancer, [plain_error(forward, dst_mac=LB.mac).frame], {})
 

@@ -5,6 +5,7 @@ import pytest
 from balancer import Verdict
 from checks import (
     assert_all_left,
+    assert_dropped,
     assert_left,
     assert_rewritten_alone,
     both_directions,
@@ -74,11 +75,11 @@ def test_sources_next_to_the_forged_ones_are_served(balancer, family):
 @both_families
 @every_service
 @pytest.mark.parametrize("ttl", [0, 1])
-def test_a_packet_at_the_end_of_its_ttl_is_left_to_the_host(balancer, family, service, ttl):
+def test_a_packet_at_the_end_of_its_ttl_is_dropped(balancer, family, service, ttl):
     packet = service.packet(family)
     [sent] = send(balancer, packet)
     frames = [packet.but(ttl=ttl).frame, answer(sent, ttl=ttl).frame]
-    assert_left(balancer, frames, {f"{service.name(family)} ttl_expired": 2})
+    assert_dropped(balancer, frames, {f"{service.name(family)} ttl_expired": 2})
 
 
 @both_directions
@@ -131,5 +132,5 @@ def test_a_reply_that_does_not_fit_its_flow_is_left_to_the_host(balancer, family
         reply.but(id=balancer.settings["nat_port_first"] - 1),
         reply.but(id=balancer.settings["nat_port_last"] + 1),
     ]
-    assert_left(balancer, [stranger.frame for stranger in strangers], {})
+    assert_dropped(balancer, [stranger.frame for stranger in strangers], {})
     send_back(balancer, [reply], [echo])
