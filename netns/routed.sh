@@ -94,8 +94,9 @@ build_lab() {
 	for_each add_narrow "${NARROW[@]}"
 }
 
-# What a host inherits from the one that the lab is built on must not matter. ICMP errors come without
-# limit, so that one probe's answer does not use up the next one's.
+# What a host inherits from the one that the lab is built on must not matter. A MAC address that changes
+# is announced, as those who change it on purpose do. ICMP errors come without limit, so that one probe's
+# answer does not use up the next one's.
 add_host() { # NS
 	local forwarding=0
 	add_namespace "$1"
@@ -105,6 +106,8 @@ add_host() { # NS
 		net.ipv4.conf.{all,default}.rp_filter=0 \
 		net.ipv4.conf.all.forwarding="$forwarding" \
 		net.ipv6.conf.all.forwarding="$forwarding" \
+		net.ipv4.conf.default.arp_notify=1 \
+		net.ipv6.conf.default.ndisc_notify=1 \
 		net.ipv6.conf.default.keep_addr_on_down=1 \
 		net.ipv4.icmp_ratelimit=0 \
 		net.ipv6.icmp.ratelimit=0

@@ -446,9 +446,8 @@ routed() { # WORDS...
 
 refused_for_its_size() { # HOST ADDRESS OCTETS
 	local said
-	! said=$(on "$1" ping -n -c 1 -W 1 -M "do" -s "$3" "$2")
+	said=$(on "$1" ping -n -c 1 -W 1 -M "do" -s "$3" "$2") && return 1
 	[[ $said =~ (Frag needed|Packet too big) ]]
-	on "$1" ip route flush cache # what it has learned
 }
 
 @test "the lab with routers leads everywhere, and its routers refuse what is too large" {
