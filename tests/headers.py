@@ -12,7 +12,7 @@ MAX_EXTENSIONS = 8  # a limit of the balancer, as is that of two tags
 VLAN = {0x8100, 0x88A8}
 IPV4, IPV6 = 0x0800, 0x86DD
 ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
-ERRORS = {4: {3, 11, 12}, 6: {1, 2, 3, 4}}
+ERRORS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 CHECKSUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2}
 
 
@@ -32,6 +32,23 @@ def ones_sum(octets):
 def pseudo_header(source, destination, protocol, length):
     """RFC 9293, section 3.1; RFC 8200, section 8.1. As sums go, both have the same form."""
     return source + destination + protocol.to_bytes(2, "big") + length.to_bytes(2, "big")
+
+
+def checksum(octets):
+    """RFC 1071: 0 only where the sum is not of zeros alone."""
+    return -ones_sum(octets) % 0xFFFF if any(octets) else 0xFFFF
+
+
+def with_checksum(protocol, message, source, destination):
+    """A message in which its checksum is 0 so far."""
+    pseudo = b""
+    if protocol != ICMP:
+        pseudo = pseudo_header(source, destination, protocol, len(message))
+    value = checksum(pseudo + message)
+    if protocol == UDP:
+        value = value or 0xFFFF
+    at = CHECKSUM_AT[protocol]
+    return message[:at] + value.to_bytes(2, "big") + message[at + 2 :]
 
 
 class Packet:

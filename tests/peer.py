@@ -3,6 +3,7 @@
 
     peer.py storm ADDRESS PORT COUNT [SERVER]   COUNT TCP connections to an HTTP server, each from a source
                                                 port of its own; SERVER: the server hangs up first
+    peer.py hold ADDRESS PORT COUNT             COUNT TCP connections at one time to a server that begins
     peer.py echo PORT                           a UDP server that sends back what it gets
     peer.py lines NAME PORT                     a TCP server that says its name, then echoes each line
     peer.py ask ADDRESS PORT SOCKETS COUNT SIZE COUNT datagrams of SIZE octets from each of so many
@@ -11,6 +12,7 @@
 The exit status is 0 if all went well; the last line of the output says what did.
 """
 import collections
+import contextlib
 import errno
 import os
 import select
@@ -102,6 +104,14 @@ def storm(address, port, count, who="client"):
     return results == {"ok": int(count)}
 
 
+def hold(address, port, count):
+    with contextlib.ExitStack() as held:
+        for _ in range(int(count)):
+            one = held.enter_context(socket.create_connection((address, port), PATIENCE))
+            assert one.recv(100)
+    return True
+
+
 def echo(port):
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -147,5 +157,5 @@ def ask(address, port, sockets, count, size):
 
 
 if __name__ == "__main__":
-    verbs = {verb.__name__: verb for verb in (storm, echo, lines, ask)}
+    verbs = {verb.__name__: verb for verb in (storm, hold, echo, lines, ask)}
     sys.exit(not verbs[sys.argv[1]](*sys.argv[2:]))

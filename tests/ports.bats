@@ -62,6 +62,25 @@ set_nat_ports() { # FIRST LAST
 	bpftool map update pinned "$(pin settings)" key 0 0 0 0 value $value
 }
 
+# How often there was none so far.
+no_port() {
+	take_status
+	service_figure web6 .traffic.no_port.packets
+}
+
+more_no_port() { # THAN
+	(($(no_port) > $1))
+}
+
+@test "the last free port is found as the first one is" {
+	local before
+	serve_lines h2 80
+	set_nat_ports 6000 6299
+	before=$(no_port)
+	peer h1 hold 2001:db8::20 80 300
+	(($(no_port) == before))
+}
+
 # Where no port is free as yet the client asks again, after a second. So it does where the backend takes its
 # SYN for an old one (PAWS), as it remembers a connection from that port (TIME-WAIT); then two are opened.
 @test "ports are used again when their connection was closed, by whichever end" {
@@ -71,16 +90,6 @@ set_nat_ports() { # FIRST LAST
 	peer h1 storm 2001:db8::20 80 5000 client
 	take_status
 	(($(opened 2001:db8::2) >= 10000))
-}
-
-# How often there was none so far.
-no_port() {
-	take_status
-	service_figure web6 .traffic.no_port.packets
-}
-
-more_no_port() { # THAN
-	(($(no_port) > $1))
 }
 
 # The addresses from which h2 is asked, each with the number of connections.

@@ -174,7 +174,8 @@ session_is_over() { # NAME
 	# He does not forget ours, and so asks nothing that would tell it.
 	on h1 ip neigh replace 2001:db8::20 lladdr de:ad:be:ef:00:10 dev veth0 nud permanent
 	on lb ip neigh del 2001:db8::1 dev veth6
-	[[ $(answers 2001:db8::20 80) == $'h2 8080 2001:db8::1\nh3 80 2001:db8::1' ]]
+	run -0 on h1 curl -sS --max-time 10 'http://[2001:db8::20]/'
+	output_has 2001:db8::1
 }
 
 @test "a drained backend keeps its connections and gets no new one; a deleted one loses them" {
@@ -203,6 +204,7 @@ session_is_over() { # NAME
 	[[ $(who_serves 10.0.0.20 80 5) != *lb* ]]
 	lb service del web
 	[[ $(who_serves 10.0.0.20 80 5) == lb ]]
+	end_jobs
 	has_address 10.0.0.20
 	lb service del echo
 	run -1 has_address 10.0.0.20
