@@ -96,7 +96,7 @@ parse_endpoint() {
 	if [[ $1 =~ ^\[(.*:.*)\](:(.*))?$ ]]; then
 		address=${BASH_REMATCH[1]}
 		[[ -z ${BASH_REMATCH[2]} ]] || parse_port "${BASH_REMATCH[3]}" "$1"
-	elif [[ $1 =~ ^([^:]+):([^:]*)$ ]]; then
+	elif [[ $1 =~ ^([^:]+\.[^:]+):([^:]*)$ ]]; then
 		address=${BASH_REMATCH[1]}
 		parse_port "${BASH_REMATCH[2]}" "$1"
 	fi
