@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Ends of a conversation that no tool plays.
 
-    peer.py storm ADDRESS PORT COUNT [SERVER]   COUNT TCP connections to an HTTP server, each from a source
-                                                port of its own; SERVER: the server hangs up first
-    peer.py hold ADDRESS PORT COUNT             COUNT TCP connections at one time to a server that begins
-    peer.py echo PORT                           a UDP server that sends back what it gets
-    peer.py lines NAME PORT                     a TCP server that says its name, then echoes each line
+    peer.py storm ADDRESS PORT COUNT [server]   COUNT TCP connections to an HTTP server, as fast as they go,
+                                                each from a port of its own; the client hangs up
+                                                first, or the server
+    peer.py hold ADDRESS PORT COUNT             COUNT TCP connections at one time, to a server of lines
+    peer.py lines NAME PORT                     that server: it says its name, then echoes each line
     peer.py ask ADDRESS PORT SOCKETS COUNT SIZE COUNT datagrams of SIZE octets from each of so many
-                                                sockets, each to come back as it was before the next
+                                                sockets; each must come back before the next one goes
+    peer.py echo PORT                           a UDP server that sends them back
 
-The exit status is 0 if all went well; the last line of the output says what did.
+The exit status is 0 if all went well.
 """
 import collections
 import contextlib
