@@ -132,5 +132,5 @@ def test_a_reply_that_does_not_fit_its_flow_is_left_to_the_host(balancer, family
         reply.but(id=balancer.settings["nat_port_first"] - 1),
         reply.but(id=balancer.settings["nat_port_last"] + 1),
     ]
-    assert_dropped(balancer, [stranger.frame for stranger in strangers], {})
+    assert_left(balancer, [stranger.frame for stranger in strangers], {})
     send_back(balancer, [reply], [echo])
