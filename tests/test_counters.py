@@ -34,7 +34,8 @@ def mixture(balancer, family):
         idle = PING.packet(family, dst=IDLE.ip(family), payload=bytes(size))
         pairs.append((idle.frame, f"{IDLE_SERVICE[family]} no_backend"))
     # A later fragment without its first one, of whichever service.
-    pairs.append((fragments(PING.packet(family), 8, id=1)[1].frame, f"{UNKNOWN} fragment"))
+    stray = fragments(PING.packet(family, src=NOBODY.ip(family)), 8)[1]
+    pairs.append((stray.frame, f"{UNKNOWN} fragment"))
     random.shuffle(pairs)
     return pairs
 

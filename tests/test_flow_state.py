@@ -197,6 +197,18 @@ def test_services_do_not_take_source_ports_from_each_other(balancer, family):
         send_back(balancer, [answer(one) for one in sent], packets)
 
 
+def test_a_port_that_is_a_services_is_no_source_port(balancer, two_ports):
+    port, other = two_ports
+    address = LB._replace(port=port).name(4)
+    balancer.lb("service", "in-the-way", "tcp", address, "noaddress")
+    try:
+        taken, _ = fill(balancer, WEB, 4)
+        assert {sent.sport for _, sent in taken} == {other}
+        assert {sent.sport for _, sent in fill(balancer, DNS, 4)[0]} == {port, other}
+    finally:
+        balancer.lb("service", "del", "in-the-way")
+
+
 # What is done with a flow -> the setting that says how long it may be idle then, or seconds where a
 # shorter time is enough because ports are short.
 LIVES = {

@@ -335,8 +335,8 @@ def test_icmp_that_is_no_error_is_left_to_the_host_whatever_it_quotes(
 
 
 def rewritable(error):
-    """The offsets of what the balancer may change: both MACs, the outer TTL, and in both packets the
-    header checksum, addresses, ports or identifier, and the transport header's checksum."""
+    """The offsets of what the balancer may change: both MACs, the outer TTL, and in both packets
+    the header checksum, addresses, ports or identifier, and the transport header's checksum."""
     about, quoted = error.about, error.l4_offset + 8
     addresses = range(10, 20) if error.family == 4 else range(8, 40)
     ports = range(4, 6) if isinstance(about, Echo) else range(4)

@@ -35,6 +35,7 @@ from frames import (
     IDLE,
     IDLE_SERVICE,
     LB,
+    NO_ROUTE,
     NOBODY,
     PING,
     SECOND,
@@ -401,6 +402,16 @@ def test_packets_for_a_backend_that_never_answered_are_dropped(balancer, family,
     balancer.lb("backend", NOBODY.ip(family), "service", second)
     echo = request(family, dst=SECOND.ip(family))
     assert_dropped(balancer, [echo.frame] * 3, {"second unresolved": 3})
+
+
+@both_families
+def test_packets_for_a_backend_without_a_route_are_dropped_and_begin_no_flow(
+    balancer, family, second
+):
+    balancer.lb("backend", NO_ROUTE[family], "service", second)
+    [echo] = requests(family, 1, dst=SECOND.ip(family))
+    assert_dropped(balancer, [echo.frame] * 3, {"second unresolved": 3})
+    assert balancer.flow(balancer.flow_key(*echo.key)) is None
 
 
 @both_families

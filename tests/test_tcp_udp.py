@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """TCP and UDP in modes nat and dnat: packets there and back, octet by octet, and what is counted.
 """
+import itertools
 import random
 
 import pytest
@@ -136,10 +137,9 @@ def test_from_one_interface_to_another_is_a_redirect(balancer, family, service, 
 @both_families
 @tcp_and_udp
 def test_a_frame_too_big_for_another_interface_is_dropped(balancer, family, service, other_ifindex):
-    fits, too_big = (
-        service.packet(family, payload=bytes(size - len(service.packet(family, payload=b"").ip_packet)))
-        for size in (1500, 1501)
-    )
+    headers = len(service.packet(family, payload=b"").ip_packet)
+    sizes = (1500, 1501)
+    fits, too_big = (service.packet(family, payload=bytes(size - headers)) for size in sizes)
     for tags in TAGS.values():
         frame = fits.but(tags=tags).frame
         assert balancer.run(frame, other_ifindex).verdict == Verdict.REDIRECT
@@ -354,6 +354,8 @@ def dnat_answer(balancer, service, family, **words):
     return packet, answer(sent)
 
 
+UNKNOWN_HOSTS = itertools.count(101)
+
 dnat_services = pytest.mark.parametrize(
     "service", [DNAT_PING, DNAT_WEB, DNAT_DNS], ids=lambda one: one.words
 )
@@ -374,6 +376,21 @@ def test_in_mode_dnat_an_answer_without_a_way_is_left_or_dropped(balancer, famil
         assert_left(balancer, [reply.but(dst=destination).frame], {})
     counted = {f"{service.name(family)} unresolved": 1}
     assert_dropped(balancer, [reply.but(dst=NOBODY.ip(family)).frame], counted)
+
+
+@both_families
+@dnat_services
+def test_in_mode_dnat_a_client_that_the_kernel_does_not_know_is_found_by_his_packets(
+    balancer, family, service
+):
+    number = next(UNKNOWN_HOSTS)
+    address = f"10.0.0.{number}" if family == 4 else f"2001:db8::{number}"
+    packet, reply = dnat_answer(balancer, service, family, src=address, src_mac="02:00:00:00:00:01")
+    moved = packet.but(src_mac="02:00:00:00:00:02")
+    assert_dropped(balancer, [reply.frame], {f"{service.name(family)} unresolved": 1})
+    for client in (packet, moved):
+        send(balancer, client)
+        send_back(balancer, [reply], [client])
 
 
 @both_families
