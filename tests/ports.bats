@@ -107,9 +107,9 @@ sources() {
 	run -1 session_is_open 5
 	for i in 1 2 3 4; do say_in_session "$i" "not pushed out"; done
 
-	# It asks again after 1, 3 and 7 seconds.
+	# It asks again after 1, 3, 7 and 15 seconds.
 	close_session 2
-	await 10 session_is_open 5
+	await 30 session_is_open 5
 	for i in 1 3 4 5; do say_in_session "$i" "still there"; done
 	[[ $(sources) == "4 2001:db8::10]" ]]
 }
@@ -134,7 +134,7 @@ sources() {
 	await 5 more_no_port "$before"
 	run -1 session_is_open next
 	lb timeout tcp 1
-	await 10 session_is_open next
+	await 30 session_is_open next
 	run -0 lb timeout
 	output_has "tcp 1"
 }

@@ -192,7 +192,7 @@ begin_session() { # NAME ADDRESS PORT
 
 open_session() { # NAME ADDRESS PORT
 	begin_session "$@"
-	await 10 session_is_open "$1" || fail "session $1: nobody there"
+	await 20 session_is_open "$1" || fail "session $1: nobody there"
 }
 
 session_is_open() { # NAME
