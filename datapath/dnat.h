@@ -26,7 +26,7 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 	};
 	struct target *target;
 
-	if (neighbour_is_wanted(conf))
+	if (pkt->kind != PACKET_ERROR && neighbour_is_wanted(conf)) /* whoever sends those */
 		neighbour_learn(ctx, pkt);
 	flow.backend = ring_choose(service->id, service->ring_size, flow_hash(tuple, conf));
 	target = target_get(flow.backend);
