@@ -52,8 +52,8 @@ def with_checksum(protocol, message, source, destination):
 
 
 class Packet:
-    """A frame taken apart. `tuple`: protocol, source, its port, destination, its port; of an ICMP error
-    that of a packet in the error's direction, the reverse of what it quotes."""
+    """A frame taken apart. `tuple`: protocol, source, its port, destination, its port; of an ICMP
+    error that of a packet in the error's direction, the reverse of what it quotes."""
 
     __slots__ = (
         "frame",
@@ -67,21 +67,21 @@ class Packet:
         "protocol",
         "fragment",  # None, "first" or "later"
         "fragment_key",
-        "kind",  # "tcp", "udp", "echo", "error" or "later"
+        "kind",  # "tcp", "udp", "request", "reply", "error" or "later"
         "tuple",
         "flags",
         "quoted_l3",
         "quoted_l4",
         "quoted_protocol",
-        "unsure",  # the RFCs do not say what to do with it
+        "unsure",  # for a second fragment header, of which RFCs do not speak: keys that it may have
     )
 
     def __init__(self, frame):
-        """Raises NotOurs for what must be left alone."""
+        """Up to the transport header. Raises NotOurs for what must be left alone."""
         self.frame = frame
         self.fragment = self.fragment_key = None
         self.flags = 0
-        self.unsure = False
+        self.unsure = ()
         if (frame[0] | frame[6]) & 1:
             raise NotOurs("a MAC address of a group")
         self.l3 = self.skip_tags()
@@ -89,6 +89,9 @@ class Packet:
             self.parse_ipv4()
         else:
             self.parse_ipv6()
+
+    def parse_transport(self):
+        """The rest. Likewise."""
         if self.fragment == "later":
             self.kind = "later"
         elif self.protocol == TCP:
@@ -153,34 +156,35 @@ class Packet:
         if is_martian(self.source) or is_martian(self.destination):
             raise NotOurs("martian")
         self.ttl = frame[at + 7]
-        self.protocol, self.l4, self.fragment, identification = self.walk(at, self.end)
+        self.protocol, self.l4, self.fragment, identifications = self.walk(at, self.end)
+        keys = [(self.source, self.destination, one) for one in identifications]
         if self.fragment:
-            self.fragment_key = (self.source, self.destination, identification)
+            self.fragment_key = keys[-1]
+        if len(keys) > 1:
+            self.unsure = keys
 
     def walk(self, at, end):
-        """Over extension headers. Returns what follows, where, whether it is a fragment, and of which."""
+        """Over extension headers. Returns what follows, where, whether it is a fragment, and the
+        identifications in fragment headers."""
         frame, follows, at = self.frame, self.frame[at + 6], at + 40
-        fragment, identification, seen = None, None, []
-        while follows in EXTENSIONS and fragment != "later":
-            if follows == HOP_BY_HOP and seen:
-                raise NotOurs("hop-by-hop options that do not stand first")
-            if len(seen) == MAX_EXTENSIONS:
-                raise NotOurs("too many extension headers")
+        fragment, identifications, count = None, [], 0
+        while follows in EXTENSIONS and fragment != "later" and count < MAX_EXTENSIONS:
+            if follows == HOP_BY_HOP and count:
+                break
             self.need(at + 8, end, "extension header")
             if follows == ROUTING and frame[at + 3]:
                 raise NotOurs("not at its destination")
             if follows == FRAGMENT:
-                self.unsure |= FRAGMENT in seen
-                if word(frame, at + 2) & 0xFFF9:
-                    fragment = "later" if word(frame, at + 2) & 0xFFF8 else "first"
-                    identification = frame[at + 4 : at + 8]
-            seen.append(follows)
+                offset = word(frame, at + 2)
+                if offset & 0xFFF9:
+                    fragment = "later" if offset & 0xFFF8 else "first"
+                identifications.append(frame[at + 4 : at + 8])
             octets = 8 if follows == FRAGMENT else 8 + 8 * frame[at + 1]
             self.need(at + octets, end, "extension header")
-            follows, at = frame[at], at + octets
-        if follows == HOP_BY_HOP and seen:
-            raise NotOurs("hop-by-hop options that do not stand first")
-        return follows, at, fragment, identification
+            follows, at, count = frame[at], at + octets, count + 1
+        if follows in EXTENSIONS and fragment != "later" or follows == HOP_BY_HOP:
+            raise NotOurs("too many extension headers, or one that should stand first")
+        return follows, at, fragment, identifications
 
     def set_tuple(self, sport, dport):
         self.tuple = self.protocol, self.source, sport, self.destination, dport
@@ -216,7 +220,7 @@ class Packet:
             self.parse_error()
             return
         self.set_tuple(*self.echo_ports(self.l4))
-        self.kind = "echo"
+        self.kind = "request" if self.frame[self.l4] == ECHO[self.version][0] else "reply"
 
     def echo_ports(self, at):
         """A request comes from port `identifier`, to port 0; a reply the other way."""
@@ -224,8 +228,6 @@ class Packet:
         kind, code, identifier = self.frame[at], self.frame[at + 1], word(self.frame, at + 4)
         if code or kind not in (request, reply):
             raise NotOurs("ICMP of another type or code")
-        if kind == reply and not identifier:
-            raise NotOurs("an echo reply with identifier 0: no flow has it")
         return (identifier, 0) if kind == request else (0, identifier)
 
     def parse_error(self):
@@ -270,6 +272,13 @@ class Packet:
     def quoted_destination(self):
         at = self.quoted_l3 + (16 if self.version == 4 else 24)
         return self.frame[at : at + len(self.source)]
+
+
+def parse(frame):
+    """All of a frame that is ours."""
+    packet = Packet(frame)
+    packet.parse_transport()
+    return packet
 
 
 def is_martian(address):

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a balancer may make of a frame, whatever is in the frame.
 
-The oracle knows services from the test, and flows from the frames that it saw leave. It adds no
-differences to checksums: it sums over whole packets, before and after, and what was right, or wrong by
-some amount, must be so afterwards.
+The oracle knows headers from RFCs, services from the test, and flows from the frames that it saw
+leave.
 """
 from collections import Counter
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from expected import Ends, difference, expected
 from headers import (
-    CHECKSUM_AT,
     ICMP,
     ICMPV6,
     TCP,
@@ -23,35 +22,50 @@ from headers import (
     Packet,
     is_martian,
     ones_sum,
-    pseudo_header,
     word,
 )
 
 DROP, PASS, TX, REDIRECT = 1, 2, 3, 4  # enum xdp_action of linux/bpf.h
+VERDICTS = "XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT"
 
 
 class Service(NamedTuple):
     name: str
     protocol: int
     vip: bytes
-    port: int  # 0: every one
+    port: int  # 0: every one that is not another service's
     mode: str
     backends: tuple  # pairs of address and port; port 0: the client's
 
 
 class World(NamedTuple):
-    """What the test has set up around the balancer."""
+    """What there is around the balancer."""
 
     services: tuple
     ifindex: int  # of the interface towards backends and, in mode dnat, clients
-    mac: bytes  # and its address
-    macs: dict  # address -> MAC address, of hosts on the same link
-    routes: dict  # the beginning of addresses behind a router -> its MAC address
-    own: set  # addresses of the balancer's host, and those of everybody on its link
+    mac: bytes  # its address
     mtu: int  # of every interface
-    links: tuple  # the beginnings of addresses on the link
+    macs: dict  # address -> MAC address, of hosts on the link
+    links: tuple  # beginnings of addresses on the link
+    router: bytes  # MAC address on the way to all others
+    own: set  # addresses that are the balancer's host's, or everybody's
     nat_ports: range
-    nat_sources: set  # the balancer's addresses towards backends in mode nat
+    nat_sources: set
+
+
+class Result(NamedTuple):
+    """What became of a frame that came in by the interface."""
+
+    ifindex: int
+    verdict: int
+    frame: bytes
+
+    def __str__(self):
+        return VERDICTS[self.verdict] if self.verdict < len(VERDICTS) else str(self.verdict)
+
+    @property
+    def is_sent(self):
+        return self.verdict in (TX, REDIRECT)
 
 
 class Wrong(Exception):
@@ -61,18 +75,18 @@ class Wrong(Exception):
 class Flow:
     """In mode nat: a client's packets, what they become, and the ways they came by."""
 
-    __slots__ = "tuple", "service", "source", "sport", "backend", "bport", "ways", "ending"
+    __slots__ = "tuple", "service", "ends", "ways", "ending"
 
-    def __init__(self, client_tuple, service, ends):
-        self.tuple, self.service = client_tuple, service
-        self.source, self.sport, self.backend, self.bport = ends
-        self.ways = set()  # interface, the client's MAC address, ours
+    def __init__(self, client_tuple, service, ends, ways):
+        self.tuple, self.service, self.ends = client_tuple, service, ends
+        self.ways = set(ways)  # interface, the client's MAC address, ours
         self.ending = False
 
     @property
     def reply(self):
         """The tuple of the backend's packets."""
-        return self.tuple[0], self.backend, self.bport, self.source, self.sport
+        ends = self.ends
+        return self.tuple[0], ends.destination, ends.dport, ends.source, ends.sport
 
 
 class Oracle:
@@ -82,7 +96,12 @@ class Oracle:
         self.world = world
         self.services = {(one.protocol, one.vip, one.port): one for one in world.services}
         self.ours = world.nat_sources | {one.vip for one in world.services}
-        self.speaks_for = dict(self.dnat_backends())
+        self.speaks_for = {  # the service, of a dnat backend's protocol, address and port
+            (one.protocol, backend, port or one.port): one
+            for one in world.services
+            for backend, port in one.backends
+            if one.mode == "dnat"
+        }
         self.exhausted = set()  # backends, towards which all ports were in use once
         self.forget()
 
@@ -90,25 +109,25 @@ class Oracle:
         """All flows and fragments."""
         self.flows = {}  # in mode nat, by the tuple of the client's packets
         self.replies = {}  # the same, by the tuple of the backend's
-        self.stateless = {}  # in mode dnat: tuple of the client's packets -> backend and port
+        self.stateless = {}  # in mode dnat: tuple of the client's packets -> what they become
         self.fragments = {}  # fragment_key -> what was done with the first one
-        self.unseen = set()  # tuples of packets that were dropped, but may have begun a flow
-        self.recent = []  # tuples of clients' packets that were forwarded, to make others from
+        self.unseen = {}  # tuples of packets that may have begun a flow unseen -> how they came
+        self.wants_neighbours = False  # in mode dnat a reply lacked its next hop
+        self.neighbours = {}  # since when these are learnt from clients' packets
+        self.recent = []  # tuples of clients' packets, to make others from
 
-    def ends_known(self, of):
-        """What a packet of that tuple would become, or None if no flow says."""
+    def ends_of_flow(self, of):
+        """What a packet of that tuple becomes, or None if no flow says."""
         if flow := self.flows.get(of):
-            return Ends(flow.source, flow.sport, flow.backend, flow.bport)
+            return flow.ends
         if flow := self.replies.get(of):
             _, client, cport, vip, vport = flow.tuple
             return Ends(vip, vport, client, cport)
-        if chosen := self.stateless.get(of):
-            return chosen._replace(source=of[1], sport=of[2])
-        return None
+        return self.stateless.get(of)
 
     def change_of_sum(self, of):
-        """By how much the sum over its ports, and over its addresses if they count, would change."""
-        ends = self.ends_known(of)
+        """By how much the sum over its ports, and over its addresses if they count, changes."""
+        ends = self.ends_of_flow(of)
         if not ends:
             return 0
         protocol, source, sport, destination, dport = of
@@ -117,257 +136,256 @@ class Oracle:
             return ports
         return ports + ones_sum(ends.source + ends.destination) - ones_sum(source + destination)
 
-    def dnat_backends(self):
-        """Protocol, address and port -> service and backend."""
-        for service in self.world.services:
-            for backend, port in service.backends if service.mode == "dnat" else ():
-                yield (service.protocol, backend, port or service.port), (service, (backend, port))
-
-    def judge(self, frame, ifindex, verdict, out):
+    def judge(self, frame, result):
         """
-        Raises Wrong, or returns where the packet must have been counted: a service's name, or None for no
-        service, and a reason; None if nowhere; False if that cannot be said.
+        Raises Wrong, or returns where the packet must have been counted: the service's name, or
+        None if that is unknown, and a reason. None: nowhere. False: that cannot be said.
         """
         try:
             packet = Packet(frame)
+            if packet.fragment == "first":  # the identification is used anew
+                self.fragments.pop(packet.fragment_key, None)
+            packet.parse_transport()
         except NotOurs as why:
-            self.left(frame, verdict, out, why)
-            return None
+            return self.left(frame, result, why)
         if packet.unsure:
-            if packet.kind != "later":
-                self.unseen.add(packet.tuple)
-            return False
+            return self.give_up(packet, result)
         if packet.kind == "later":
-            return self.judge_later(packet, ifindex, verdict, out)
+            return self.judge_later(packet, result)
         protocol, _, _, destination, dport = packet.tuple
-        service = self.services.get((protocol, destination, dport))
+        service = None
+        if packet.kind != "reply":
+            service = self.services.get((protocol, destination, dport))
         if not service and packet.tuple in self.replies:
-            return self.judge_reply(packet, ifindex, verdict, out)
+            return self.judge_reply(packet, result)
         if not service and protocol in (TCP, UDP):
             service = self.services.get((protocol, destination, 0))
         if not service:
-            return self.judge_dnat_reply(packet, ifindex, verdict, out)
+            return self.judge_dnat_reply(packet, result)
         if packet.ttl <= 1:
-            return self.dropped(frame, verdict, out, service, "ttl_expired")
+            return self.dropped(packet, result, service, "ttl_expired")
         judge = self.judge_nat if service.mode == "nat" else self.judge_dnat
-        return judge(packet, service, ifindex, verdict, out)
+        return judge(packet, service, result)
 
     @staticmethod
-    def left(frame, verdict, out, why, service=None, reason=None):
-        if verdict != PASS:
-            raise Wrong(f"{verdict_name(verdict)} of a frame that is not to be forwarded: {why}")
-        if frame != out:
+    def left(frame, result, why, service=None, reason=None):
+        """To the host."""
+        if result.verdict != PASS:
+            raise Wrong(f"{result} of a frame that is not to be forwarded: {why}")
+        if result.frame != frame:
             raise Wrong(f"a change to a frame that is left to the host: {why}")
         return reason and (service and service.name, reason)
 
     @staticmethod
-    def dropped(frame, verdict, out, service, reason):
-        if verdict != DROP or frame != out:
-            raise Wrong(f"{verdict_name(verdict)} where a drop was due: {reason}")
+    def dropped(packet, result, service, reason):
+        if result.verdict != DROP or result.frame != packet.frame:
+            raise Wrong(f"{result} where a drop was due: {reason}")
         return service.name, reason
 
-    def sent(self, packet, ways, ends, result, service, reason):
-        """Must have gone by one of the ways: interface, destination and source MAC address."""
-        ifindex, verdict, out = result
-        if verdict == DROP and self.is_too_big(packet, ifindex, ways):
-            return self.dropped(packet.frame, verdict, out, service, "too_big")
-        if verdict not in (TX, REDIRECT):
-            raise Wrong(f"{verdict_name(verdict)} of a packet to be {reason} by {service.name}")
-        if len(out) != len(packet.frame):
-            raise Wrong(f"{len(packet.frame)} octets became {len(out)}")
-        ways = [way for way in ways if (way[0] == ifindex) == (verdict == TX)]
+    def sent(self, packet, result, ways, ends, service, reason):
+        """By one of the ways: interface, destination and source MAC address."""
+        if result.verdict == DROP and self.is_too_big(packet, result, ways):
+            return self.dropped(packet, result, service, "too_big")
+        if not result.is_sent:
+            raise Wrong(f"{result} of a packet to be {reason} by {service.name}")
+        ways = [way for way in ways if (way[0] == result.ifindex) == (result.verdict == TX)]
         if not ways:
-            raise Wrong(f"{verdict_name(verdict)} leads out of the wrong interface")
-        if self.is_too_big(packet, ifindex, ways):
+            raise Wrong(f"{result} leads out of the wrong interface")
+        if self.is_too_big(packet, result, ways):
             raise Wrong(f"{len(packet.frame)} octets do not fit the interface")
-        ways = [way for way in ways if out[:12] == way[1] + way[2]] or ways
-        expected = bytes(Expected(packet, out, *ways[0][1:], ends).frame)
-        if out != expected:
-            raise Wrong(f"{reason} by {service.name}, {difference(packet, out, expected)}")
+        ways = [way for way in ways if result.frame[:12] == way[1] + way[2]] or ways
+        right = expected(packet, result.frame, *ways[0][1:], ends)
+        if result.frame != right:
+            what = difference(packet, result.frame, right)
+            raise Wrong(f"{reason} by {service.name}, but {what}")
         if packet.fragment == "first":
             self.fragments[packet.fragment_key] = ways, ends, service, reason
         return service.name, reason
 
-    def is_too_big(self, packet, ifindex, ways):
-        """Tags, which are not counted by all interfaces, do not count."""
-        return len(packet.frame) - packet.l3 > self.world.mtu and any(
-            way[0] != ifindex for way in ways
-        )
+    def is_too_big(self, packet, result, ways):
+        """For another interface than it came in by. Tags do not count: not all interfaces do."""
+        size = len(packet.frame) - packet.l3
+        return size > self.world.mtu and any(way[0] != result.ifindex for way in ways)
 
-    def way_to(self, backend):
-        return self.world.ifindex, self.world.macs[backend], self.world.mac
+    def give_up(self, packet, result):
+        """Anything may become of it, and of what follows it."""
+        self.fragments.update(dict.fromkeys(packet.unsure))
+        if packet.kind != "later":
+            self.note_unseen(packet, result, self.flows.get(packet.tuple))
+        return False
 
-    @staticmethod
-    def ends_of(packet, out):
-        """What a client's packet became, as far as it may: the oracle cannot know which backend and
-        which source port the balancer chose."""
-        at = packet.quoted_l3 if packet.kind == "error" else packet.l3
-        l4 = packet.quoted_l4 if packet.kind == "error" else packet.l4
-        size, at = (4, at + 12) if packet.version == 4 else (16, at + 8)
-        source, destination = out[at : at + size], out[at + size : at + 2 * size]
-        sport, dport = word(out, l4), word(out, l4 + 2)
-        if packet.kind == "error":
-            source, sport, destination, dport = destination, dport, source, sport
-        if packet.tuple[0] in (ICMP, ICMPV6):
-            sport, dport = word(out, l4 + 4), 0
-        return Ends(source, sport, destination, dport)
+    def note_unseen(self, packet, result, flow=None):
+        """It was not sent, but may have begun a flow, or begun one anew."""
+        ways = flow.ways if flow else self.unseen.setdefault(packet.tuple, set())
+        ways.add(way_back(packet, result))
 
-    @staticmethod
-    def is_backend(service, ends, dport):
-        return any((ends.destination, ends.dport) == (a, p or dport) for a, p in service.backends)
+    def ways_to(self, backend):
+        return [(self.world.ifindex, self.world.macs[backend], self.world.mac)]
 
-    # --- Mode nat ---
+    # --- Clients' packets ---
 
-    def judge_nat(self, packet, service, ifindex, verdict, out):
-        flow = self.flows.get(packet.tuple)
+    def ends_chosen(self, packet, result, service):
+        """What a packet became that no flow is known of: the oracle cannot tell which backend and
+        source port the balancer chooses, but which ones it may."""
+        if not result.is_sent or len(result.frame) != len(packet.frame):
+            raise Wrong(f"{result} of a packet that begins a flow of {service.name}")
+        ends = ends_read(packet, result.frame)
+        to = ends.destination, ends.dport
+        if to not in [(a, port or packet.tuple[4]) for a, port in service.backends]:
+            raise Wrong(f"forwarded to {text(*to)}, no backend of {service.name}")
+        return ends
+
+    def judge_nat(self, packet, service, result):
+        flow, ways = self.flows.get(packet.tuple), [(self.world.ifindex,)]
         if packet.kind == "error" and not flow:
-            return self.left(packet.frame, verdict, out, "unknown flow", service, "no_flow")
+            return self.left(packet.frame, result, "unknown flow", service, "no_flow")
         if not service.backends:
-            return self.left(packet.frame, verdict, out, "no backend", service, "no_backend")
-        if not flow or (flow.ending and packet.flags & (TCP_SYN | TCP_ACK) == TCP_SYN):
-            if verdict == DROP and self.is_too_big(packet, ifindex, [(self.world.ifindex,)]):
-                self.unseen.add(packet.tuple)
-                return self.dropped(packet.frame, verdict, out, service, "too_big")
-            if verdict == DROP and self.ports_are_taken(service):
-                return self.dropped(packet.frame, verdict, out, service, "no_port")
-            flow = self.begin(packet, service, verdict, out, flow)
+            return self.left(packet.frame, result, "no backend", service, "no_backend")
+        is_syn = packet.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        if not flow or (flow.ending and is_syn):
+            if result.verdict == DROP and self.is_too_big(packet, result, ways):
+                self.note_unseen(packet, result, flow)
+                return self.dropped(packet, result, service, "too_big")
+            if result.verdict == DROP and self.ports_are_taken(service):
+                return self.dropped(packet, result, service, "no_port")
+            flow = self.begin(packet, service, result, flow)
         if packet.kind != "error":
-            flow.ways.add((ifindex, packet.frame[6:12], packet.frame[0:6]))
+            flow.ways.add(way_back(packet, result))
             flow.ending |= bool(packet.flags & (TCP_FIN | TCP_RST))
-        ends = Ends(flow.source, flow.sport, flow.backend, flow.bport)
-        way, result = self.way_to(flow.backend), (ifindex, verdict, out)
-        counted = self.sent(packet, [way], ends, result, service, "forwarded")
+        ways = self.ways_to(flow.ends.destination)
+        counted = self.sent(packet, result, ways, flow.ends, service, "forwarded")
         if packet.tuple not in self.flows:
             self.flows[packet.tuple] = self.replies[flow.reply] = flow
             self.recent.append(packet.tuple)
         return counted
 
-    def begin(self, packet, service, verdict, out, old):
+    def begin(self, packet, service, result, old):
         """The flow that the balancer made of its first packet."""
-        if verdict not in (TX, REDIRECT) or len(out) != len(packet.frame):
-            raise Wrong(f"{verdict_name(verdict)} of a packet that begins a flow of {service.name}")
-        ends = self.ends_of(packet, out)
-        if not self.is_backend(service, ends, packet.tuple[4]):
-            raise Wrong(f"forwarded to {text(ends.destination, ends.dport)}, no backend of {service.name}")
+        ends = self.ends_chosen(packet, result, service)
+        source = text(ends.source, ends.sport)
         if ends.source not in self.world.nat_sources or ends.sport not in self.world.nat_ports:
-            raise Wrong(f"forwarded from {text(ends.source, ends.sport)}, which is not ours to give")
-        flow = Flow(packet.tuple, service, ends)
+            raise Wrong(f"forwarded from {source}, which is not ours to give")
+        if (packet.tuple[0], ends.source, ends.sport) in self.services:
+            raise Wrong(f"forwarded from {source}, which is a service")
+        flow = Flow(packet.tuple, service, ends, self.unseen.get(packet.tuple, ()))
         taken = self.replies.get(flow.reply)
         if taken and taken is not old:
-            raise Wrong(f"a source port twice: {describe(taken.tuple)} has it, {describe(packet.tuple)} got it")
-        if (packet.tuple[0], ends.source, ends.sport) in self.services:
-            raise Wrong("a service's port as source port")
+            raise Wrong(f"forwarded from {source}, which belongs to the flow {taken.tuple}")
         if old:
-            self.replies.pop(old.reply)
-            self.flows.pop(old.tuple)
+            del self.replies[old.reply], self.flows[old.tuple]
         return flow
 
     def ports_are_taken(self, service):
-        """Every one, towards a backend of the service. The balancer does not look at every one again each
-        time, once they were all taken."""
-        every = sum(
+        """All, towards a backend of the service. The balancer does not look at every one again each
+        time, once they were."""
+        pairs = sum(
             (service.protocol, source, port) not in self.services
             for source in self.world.nat_sources
             for port in self.world.nat_ports
             if len(source) == len(service.vip)
         )
-        taken = Counter((flow.tuple[0], flow.backend, flow.bport) for flow in self.flows.values())
-        self.exhausted |= {
-            backend
-            for (protocol, backend, _), count in taken.items()
-            if protocol == service.protocol and count >= every - len(self.unseen)
-        }
+        taken = Counter(reply[:3] for reply in self.replies if reply[0] == service.protocol)
+        enough = pairs - len(self.unseen)
+        self.exhausted |= {backend for (_, backend, _), of in taken.items() if of >= enough}
         return any(backend in self.exhausted for backend, _ in service.backends)
 
-    def judge_reply(self, packet, ifindex, verdict, out):
-        flow = self.replies[packet.tuple]
-        service = flow.service
-        if packet.ttl <= 1:
-            return self.dropped(packet.frame, verdict, out, service, "ttl_expired")
-        flow.ending |= bool(packet.flags & (TCP_FIN | TCP_RST))
-        _, client, cport, vip, vport = flow.tuple
-        result = ifindex, verdict, out
-        return self.sent(packet, flow.ways, Ends(vip, vport, client, cport), result, service, "returned")
-
-    # --- Mode dnat ---
-
-    def judge_dnat(self, packet, service, ifindex, verdict, out):
+    def judge_dnat(self, packet, service, result):
+        self.learn_neighbour(packet, result)
         if not service.backends:
-            return self.left(packet.frame, verdict, out, "no backend", service, "no_backend")
-        _, client, cport, _, vport = packet.tuple
-        chosen = self.stateless.get(packet.tuple)
-        if not chosen:
-            if verdict == DROP and self.is_too_big(packet, ifindex, [(self.world.ifindex,)]):
-                return self.dropped(packet.frame, verdict, out, service, "too_big")
-            if verdict not in (TX, REDIRECT) or len(out) != len(packet.frame):
-                raise Wrong(f"{verdict_name(verdict)} of a packet for {service.name}")
-            chosen = self.ends_of(packet, out)
-            if not self.is_backend(service, chosen, vport):
-                where = text(chosen.destination, chosen.dport)
-                raise Wrong(f"forwarded to {where}, no backend of {service.name}")
-        ends = Ends(client, cport, chosen.destination, chosen.dport)
-        way, result = self.way_to(ends.destination), (ifindex, verdict, out)
-        counted = self.sent(packet, [way], ends, result, service, "forwarded")
+            return self.left(packet.frame, result, "no backend", service, "no_backend")
+        ends = self.stateless.get(packet.tuple)
+        if not ends:
+            ways = [(self.world.ifindex,)]
+            if result.verdict == DROP and self.is_too_big(packet, result, ways):
+                return self.dropped(packet, result, service, "too_big")
+            ends = self.ends_chosen(packet, result, service)
+            ends = Ends(*packet.tuple[1:3], ends.destination, ends.dport)
+        ways = self.ways_to(ends.destination)
+        counted = self.sent(packet, result, ways, ends, service, "forwarded")
         if packet.tuple not in self.stateless:
-            self.stateless[packet.tuple] = chosen
+            self.stateless[packet.tuple] = ends
             self.recent.append(packet.tuple)
         return counted
 
-    def judge_dnat_reply(self, packet, ifindex, verdict, out):
+    def learn_neighbour(self, packet, result):
+        """From who sent the packet, and not what an error quotes."""
+        wanted = self.wants_neighbours and result.ifindex == self.world.ifindex
+        if wanted and packet.kind != "error" and self.route(packet.source) == b"":
+            self.neighbours[packet.source] = way_back(packet, result)
+
+    # --- Backends' packets ---
+
+    def judge_reply(self, packet, result):
+        flow = self.replies[packet.tuple]
+        if packet.ttl <= 1:
+            return self.dropped(packet, result, flow.service, "ttl_expired")
+        if packet.kind != "error":
+            flow.ending |= bool(packet.flags & (TCP_FIN | TCP_RST))
+        ends = self.ends_of_flow(packet.tuple)
+        return self.sent(packet, result, flow.ways, ends, flow.service, "returned")
+
+    def judge_dnat_reply(self, packet, result):
         protocol, source, sport, destination, dport = packet.tuple
-        frame = packet.frame
-        found = self.speaks_for.get((protocol, source, sport))
-        if not found and protocol in (TCP, UDP):
-            found = self.speaks_for.get((protocol, source, 0))
-        if not found or (packet.kind == "echo" and not dport):  # a request of its own
-            return self.left(frame, verdict, out, "neither of a service nor of a flow")
-        service = found[0]
+        service = self.speaks_for.get((protocol, source, sport))
+        if not service and protocol in (TCP, UDP):
+            service = self.speaks_for.get((protocol, source, 0))
+        if not service or packet.kind == "request":  # of its own
+            return self.left(packet.frame, result, "neither of a service nor of a flow")
         mac = self.route(destination)
         if mac is None:
-            return self.left(frame, verdict, out, "no client")
-        if not mac:
-            return self.dropped(frame, verdict, out, service, "unresolved")
-        if packet.ttl <= 1:
-            return self.dropped(frame, verdict, out, service, "ttl_expired")
-        ends = Ends(service.vip, service.port or sport, destination, dport)
+            return self.left(packet.frame, result, "no client")
         way = self.world.ifindex, mac, self.world.mac
-        return self.sent(packet, [way], ends, (ifindex, verdict, out), service, "returned")
+        if not mac:
+            self.wants_neighbours = True
+            way = self.neighbours.get(destination)
+            if not way:
+                return self.dropped(packet, result, service, "unresolved")
+        if packet.ttl <= 1:
+            return self.dropped(packet, result, service, "ttl_expired")
+        ends = Ends(service.vip, service.port or sport, destination, dport)
+        return self.sent(packet, result, [way], ends, service, "returned")
 
     def route(self, address):
         """The next hop's MAC address; empty if that is not known; None: this host, or nowhere."""
         if address in self.world.own or is_martian(address):
             return None
-        if address in self.world.macs:
-            return self.world.macs[address]
         if address.startswith(self.world.links):
-            return b""
-        for beginning, mac in self.world.routes.items():
-            if address.startswith(beginning):
-                return mac
-        return None
+            return self.world.macs.get(address, b"")
+        return self.world.router
 
     # --- Fragments ---
 
-    def judge_later(self, packet, ifindex, verdict, out):
-        first = self.fragments.get(packet.fragment_key)
+    def judge_later(self, packet, result):
+        first = self.fragments.get(packet.fragment_key, ())
+        if first is None:
+            return False
         if not first:
-            counted = (None, "fragment") if packet.destination in self.ours else (None, None)
-            return self.left(packet.frame, verdict, out, "the first fragment is unknown", *counted)
+            reason = "fragment" if packet.destination in self.ours else None
+            return self.left(packet.frame, result, "its first fragment is unknown", None, reason)
         ways, ends, service, reason = first
         if packet.ttl <= 1:
-            return self.dropped(packet.frame, verdict, out, service, "ttl_expired")
-        return self.sent(packet, ways, ends, (ifindex, verdict, out), service, reason)
+            return self.dropped(packet, result, service, "ttl_expired")
+        return self.sent(packet, result, ways, ends, service, reason)
 
 
-def verdict_name(verdict):
-    names = "XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT"
-    return names[verdict] if verdict < len(names) else f"verdict {verdict}"
+def way_back(packet, result):
+    """Interface, destination and source MAC address of an answer."""
+    return result.ifindex, packet.frame[6:12], packet.frame[0:6]
+
+
+def ends_read(packet, out):
+    """Of a client's packet, as they are in the frame that came out."""
+    error = packet.kind == "error"
+    at, l4 = (packet.quoted_l3, packet.quoted_l4) if error else (packet.l3, packet.l4)
+    size, at = (4, at + 12) if packet.version == 4 else (16, at + 8)
+    source, destination = out[at : at + size], out[at + size : at + 2 * size]
+    sport, dport = word(out, l4), word(out, l4 + 2)
+    if error:
+        source, sport, destination, dport = destination, dport, source, sport
+    if packet.tuple[0] in (ICMP, ICMPV6):
+        sport, dport = word(out, l4 + 4), 0
+    return Ends(source, sport, destination, dport)
 
 
 def text(address, port):
     return f"{ip_address(address)} port {port}"
-
-
-def describe(client_tuple):
-    protocol, source, sport, destination, dport = client_tuple
-    return f"protocol {protocol} from {text(source, sport)} to {text(destination, dport)}"

@@ -9,6 +9,7 @@ from progrun import bpf
 
 # enum bpf_cmd of linux/bpf.h
 BPF_MAP_LOOKUP_ELEM = 1
+BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
 BPF_MAP_GET_NEXT_KEY = 4
 BPF_OBJ_GET = 7
@@ -21,7 +22,8 @@ def possible_cpus():
 
 
 class PinnedMap:
-    """Sizes are those of the structs, in octets; of a per-CPU map's value that of all CPUs together."""
+    """Sizes are those of the structs, in octets; of a per-CPU map's value that of all CPUs
+    together."""
 
     def __init__(self, path, key_size, value_size):
         name = ctypes.create_string_buffer(os.fsencode(path))
@@ -49,6 +51,10 @@ class PinnedMap:
         except FileNotFoundError as error:
             raise KeyError(key) from error
         return self.value.raw
+
+    def update(self, key, value):
+        self.key.raw, self.value.raw = key, value
+        self.call(BPF_MAP_UPDATE_ELEM)
 
     def clear(self):
         """Of all entries, if nobody writes meanwhile."""

@@ -70,9 +70,9 @@ def run_here(fd, frames, ifindex):
 
 def run(program, frames, ifindex, netns):
     """
-    What the program with that id makes of each frame, as if it came in by the interface of the network
-    namespace: a list of its return value and the frame. A thread goes into the namespace for that, and
-    ends, so that the caller's never changes and nothing keeps the namespace.
+    What the program with that id makes of each frame, as if it came in by the interface of the
+    network namespace: a list of its return value and the frame. A thread goes into the namespace
+    for that, and ends, so that the caller's never changes and nothing keeps the namespace.
     """
     results, failures = [], []
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Frames from a random source: right ones, by the grammar of headers, for services and flows that there
-are and for some that there are not; and some of them spoilt."""
+"""Frames from a random source: right ones, by the grammar of headers, for services and flows that
+there are and for some that there are not; and some of them spoilt."""
 import random
 import struct
 
@@ -45,8 +45,8 @@ def version_of(address):
 
 
 class RandomFrames(Dice):
-    """The oracle has the flows that replies, errors and fragments may belong to. `clients`: IP version
-    -> addresses. Of all frames the share `spoilt` is so."""
+    """The oracle has the flows that replies, errors and fragments may belong to. `clients`: IP
+    version -> addresses. Of all frames the share `spoilt` is so."""
 
     def __init__(self, seed, world, oracle, clients, spoilt=0.5):
         super().__init__(random.Random(seed))
@@ -185,14 +185,15 @@ class RandomFrames(Dice):
                 return head + payload
         else:
             request, reply = ECHO[version_of(source)]
-            sequence = self.pick((0, 1, self.number(65536)))
+            kind, sequence = reply if dport else request, self.pick((0, 1, self.number(65536)))
             if self.chance(0.1):  # so that nothing but the identifier may be left that is not 0
                 sequence, payload = 0, bytes(len(payload))
-            head = struct.pack("!BBHHH", reply if dport else request, 0, 0, sport or dport, sequence)
+            head = struct.pack("!BBHHH", kind, 0, 0, sport or dport, sequence)
         return with_checksum(protocol, head + payload, source, destination)
 
     def at_an_end_of_sums(self, ends, message):
-        """A word of the payload made such that the checksum is 0 or 0xffff, here or when it leaves."""
+        """A word of the payload made such that the checksum is 0 or 0xffff, here or when it
+        leaves."""
         protocol, source, _, destination, _ = ends
         at, payload = CHECKSUM_AT[protocol], 20 if protocol == TCP else 8
         if len(message) < payload + 2 or not word(message, at):
@@ -232,8 +233,8 @@ class RandomFrames(Dice):
         flags = more << 13 | (0 if fragment else self.pick((0, 0x4000))) | offset
         words = 5 + len(options) // 4
         kind, length = self.pick((0, 0, 0xB9)), 4 * words + len(message)
-        head = struct.pack("!BBHHHBB", 0x40 | words, kind, length, identification, flags,
-                           self.ttl(), protocol)  # fmt: skip
+        lengths = struct.pack("!BBH", 0x40 | words, kind, length)
+        head = lengths + struct.pack("!HHBB", identification, flags, self.ttl(), protocol)
         tail = source + destination + options
         return head + checksum(head + tail).to_bytes(2, "big") + tail + message
 

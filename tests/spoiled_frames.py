@@ -49,7 +49,7 @@ class Spoiler(Dice):
         out = bytearray(frame)
         for _ in range(self.pick((1, 1, 1, 2, 3))):
             out = self.pick(WAYS)(self, out)
-        out += bytes(max(0, 14 - len(out)))  # the kernel takes no shorter ones
+            out += bytes(max(0, 14 - len(out)))  # the kernel takes no shorter ones
         if self.chance(0.6):
             repair(out)
         self.last = frame
@@ -163,8 +163,8 @@ def addresses_at(l3, version):
 
 
 def locate(frame):
-    """Where headers would be, of a frame that may be spoilt: IP, its version, transport, the protocol
-    or None, and the end of the packet."""
+    """Where headers would be, of a frame that may be spoilt: IP, its version, transport, the
+    protocol or None, and the end of the packet."""
     at = 12
     while at < 20 and at + 6 <= len(frame) and word(frame, at) in VLAN:
         at += 4
