@@ -51,6 +51,7 @@ routed() { # WORDS...
 # b1, which is behind r2, serves in all tests; b3, on a link with the balancer, where one asks for it.
 start_balancer() {
 	local kind mode
+	host_config >"$BATS_FILE_TMPDIR/config"
 	lb up to-r1
 	for kind in "${KINDS[@]}"; do
 		mode=${kind%[46]}
@@ -487,4 +488,10 @@ open_sessions_with_both() {
 @test "an interface that was forgotten is named, with what to do about it" {
 	output=$(<"$BATS_FILE_TMPDIR/without-to-r2")
 	output_has "10.2.1.2 is reached by to-r2" "2001:db8:2:1::2 is reached by to-r2" "up to-r2"
+}
+
+@test "down takes it off all interfaces and leaves them as they were" {
+	lb down
+	nothing_is_left
+	diff "$BATS_FILE_TMPDIR/config" <(host_config)
 }
