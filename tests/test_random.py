@@ -28,7 +28,7 @@ from headers import TCP_SYN, parse
 from oracle import DROP, PASS, REDIRECT, TX, Wrong
 from world import DNAT, FAMILIES, SERVICES, SNAT, name_of, set_up, world_of
 
-FRAMES = int(os.environ.get("FRAMES", "40000"))
+FRAMES = int(os.environ.get("FRAMES", "30000"))
 MANY = 200000  # frames, from which on each CPU has a lab of its own
 SEEDS = 4
 EPISODE = 5000  # frames
@@ -93,12 +93,11 @@ def run_or_fail(runners, names, count):
 def reasons_of_all():
     """What must happen to a service's packets once in a while."""
     for name, *_, mode, _ in SERVICES:
-        for reason in ("forwarded", "returned", "no_flow" if mode == "nat" else "unresolved"):
+        for reason in ("forwarded", "returned", *(("no_flow",) if mode == "nat" else ())):
             for family in FAMILIES:
                 yield name_of(name, family), reason
-    for where in (("idle", "no_backend"), ("web", "ttl_expired"), ("web6", "too_big")):
-        yield where
-    yield None, "fragment"
+    yield from (("idle", "no_backend"), ("web", "ttl_expired"), ("web6", "too_big"))
+    yield from (("echo6", "unresolved"), (None, "fragment"))
 
 
 def check(balancers, *nat_sources):
