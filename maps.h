@@ -211,7 +211,9 @@ struct target {
 	__u64 checked; /* jiffies at the last look-up */
 	struct addr mac_nexthop; /* and its address */
 	struct addr source; /* ours, towards it; what mode nat uses unless there is `snat` */
-	__u64 exhausted; /* jiffies, when a search through all source ports found none; 0: never */
+	__u64 exhausted; /* jiffies, when a search through the source ports found none; 0: never */
+	__u32 searched; /* how far such searches have come */
+	__u32 pad2;
 };
 
 struct {
@@ -357,7 +359,8 @@ enum reason {
 	REASON_NO_PORT, /* every source port or identifier tried is in use: dropped */
 	REASON_NO_MEMORY, /* the kernel refused a flow entry: dropped */
 	REASON_TOO_BIG, /* for the interface it would leave by: dropped */
-	REASON_NO_FLOW, /* an ICMP error about a flow that is not known: left to the host */
+	REASON_NO_FLOW, /* an ICMP error or a reset, and the flow is not known: left to the host */
+	REASON_NO_ROUTE, /* a reply in mode dnat, and no route to the client: left to the host */
 	REASON_COUNT,
 };
 

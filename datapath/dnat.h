@@ -81,7 +81,9 @@ static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *
 			break;
 		return finish(ctx, pkt, conf, as->service, REASON_UNRESOLVED);
 	default: /* for this host itself, or to nowhere */
-		return XDP_PASS;
+		if (is_our_address(&tuple->destination))
+			return XDP_PASS;
+		return finish(ctx, pkt, conf, as->service, REASON_NO_ROUTE);
 	}
 	if (pkt->ttl <= 1)
 		return finish(ctx, pkt, conf, as->service, REASON_TTL_EXPIRED);

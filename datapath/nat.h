@@ -13,7 +13,8 @@
 #include "service.h"
 #include "target.h"
 
-#define NAT_TRIES 32 /* source ports tried for a new flow, before all of them are */
+#define NAT_TRIES 32 /* source ports tried for a new flow, before they are gone through in order */
+#define NAT_SEARCH 32768 /* and how many of those at once: a few milliseconds */
 
 #define EEXIST 17
 
@@ -27,7 +28,7 @@ struct nat_request {
 	struct addr source; /* address and port that it has there */
 	__be16 port;
 	__u8 is_ipv6;
-	__u8 restart; /* 1: the flow with these addresses and ports is over */
+	__u8 restart; /* 1: the flow that had these addresses and ports is over */
 	__u32 ifindex; /* the way back to the client is the way the packet came */
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
@@ -38,7 +39,7 @@ struct nat_request {
 struct nat_reply {
 	struct flow_key key;
 	struct flow flow;
-	__u64 hash; /* of the flow; says where the search for a source port begins */
+	__u64 start; /* says where the search for a source port begins */
 	long err; /* what came of the tries: 0, -EEXIST when all are taken, or what the kernel said */
 	__u32 restart;
 	__u32 is_ipv6;
@@ -90,6 +91,18 @@ static __always_inline void nat_init_flow(struct flow *flow, const struct nat_re
 	flow->seen = jiffies();
 }
 
+/* The key of a flow's other entry: what a packet becomes, seen from the other end. */
+static __always_inline void flow_key_of_other(struct flow_key *key, const struct flow *flow,
+					      __u8 protocol)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->source = flow->destination;
+	key->destination = flow->source;
+	key->source_port = flow->destination_port;
+	key->destination_port = flow->source_port;
+	key->protocol = protocol;
+}
+
 static __always_inline void nat_init_reply(struct nat_reply *reply,
 					   const struct nat_request *request,
 					   const struct flow *forward)
@@ -97,11 +110,7 @@ static __always_inline void nat_init_reply(struct nat_reply *reply,
 	struct flow *flow = &reply->flow;
 
 	__builtin_memset(reply, 0, sizeof(*reply));
-	reply->key.source = forward->destination;
-	reply->key.destination = forward->source;
-	reply->key.source_port = forward->destination_port;
-	reply->key.destination_port = forward->source_port;
-	reply->key.protocol = request->client.protocol;
+	flow_key_of_other(&reply->key, forward, request->client.protocol);
 	reply->restart = request->restart;
 	reply->is_ipv6 = request->is_ipv6;
 
@@ -135,17 +144,20 @@ static __always_inline bool nat_same_rewrite(const struct flow *a, const struct 
 }
 
 /*
- * A packet that came a second after a reset, and is none itself: nobody believed in the reset. All in
+ * A packet that comes a second after a reset, and is none itself: nobody believed in the reset. All in
  * place: a replaced element may be reused while another CPU reads it.
  */
-static __always_inline void nat_confirm(struct flow *old, const struct flow *now, bool restart)
+static __always_inline void nat_confirm(struct flow *old, const struct flow *now, bool restart,
+					const struct settings *conf)
 {
+	bool is_late = has_passed(conf, old->seen, 1);
+
 	old->seen = now->seen;
 	old->service = now->service;
 	old->backend = now->backend;
 	if (restart)
 		old->state = now->state;
-	else if (old->state & FLOW_RESET && !(now->state & FLOW_RESET))
+	else if (is_late && old->state & FLOW_RESET && !(now->state & FLOW_RESET))
 		__sync_fetch_and_and(&old->state, ~FLOW_RESET);
 	__sync_fetch_and_or(&old->state, now->state);
 }
@@ -172,7 +184,7 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 			return -EEXIST;
 	}
 	if (nat_same_rewrite(old, &reply->flow)) {
-		nat_confirm(old, &reply->flow, reply->restart);
+		nat_confirm(old, &reply->flow, reply->restart, conf);
 		old->ifindex = reply->flow.ifindex;
 		mac_copy(old->dst_mac, reply->flow.dst_mac);
 		mac_copy(old->src_mac, reply->flow.src_mac);
@@ -245,22 +257,22 @@ static long nat_try(__u32 i, void *unused)
 {
 	struct nat_work *work = nat_work_get();
 
-	return !work || nat_try_pair(&work->reply, hash_mix(work->reply.hash, i), 0);
+	return !work || nat_try_pair(&work->reply, hash_mix(work->reply.start, i), 0);
 }
 
-/* And one of all, in order. */
+/* And one of many, in order. */
 static long nat_try_all(__u32 i, void *unused)
 {
 	struct nat_work *work = nat_work_get();
 
-	return !work || nat_try_pair(&work->reply, work->reply.hash, i);
+	return !work || nat_try_pair(&work->reply, work->reply.start, i);
 }
 
 /*
  * Finds a source port. The order of the tries follows from the flow's hash: so two CPUs that see a
  * flow's first packets at once, or a flow one side of which was evicted from the table, come to the
- * same entry again. Where few are free, every one is looked at, so that none is left unused; but
- * when that was in vain, not again for a sixteenth of a second: it takes milliseconds.
+ * same entry again. Where few are free, they are gone through in order, so that none is left unused; but
+ * when that was in vain, not again for a sixteenth of a second, and then from further on.
  */
 static __always_inline void nat_find_port(struct nat_reply *reply, struct target *target,
 					  const struct settings *conf)
@@ -271,8 +283,14 @@ static __always_inline void nat_find_port(struct nat_reply *reply, struct target
 	    (target->exhausted && jiffies() - target->exhausted < conf->hz / 16))
 		return;
 	reply->pressed = 1;
-	bpf_loop(MAX_FLOWS, nat_try_all, NULL, 0); /* more than that cannot be taken */
-	target->exhausted = reply->err == -EEXIST ? jiffies() : 0;
+	reply->start += target->searched;
+	bpf_loop(NAT_SEARCH, nat_try_all, NULL, 0);
+	if (reply->err == -EEXIST) {
+		target->exhausted = jiffies();
+		target->searched += NAT_SEARCH;
+	} else {
+		target->exhausted = 0;
+	}
 }
 
 /*
@@ -308,8 +326,12 @@ __weak __noinline int nat_begin(void)
 
 	nat_init_flow(flow, request, target);
 	nat_init_reply(reply, request, flow);
-	reply->hash = hash;
-	reply->err = request->port ? nat_claim(reply, conf) : -EEXIST;
+	reply->start = hash;
+	reply->err = -EEXIST;
+	if (request->port) {
+		reply->err = nat_claim(reply, conf);
+		reply->opened = 0; /* though its entry may have been lost meanwhile */
+	}
 	if (reply->err == -EEXIST)
 		nat_find_port(reply, target, conf);
 	if (reply->err)
@@ -335,11 +357,28 @@ static __always_inline bool packet_is_syn(const struct packet *pkt)
 	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* What a client's packet says about its flow's state. `old` is NULL for a new flow. */
-static __always_inline __u32 nat_state(const struct packet *pkt, const struct flow *old)
+/* Does the client's packet begin a new flow, where there was one with the same addresses and ports? */
+static __always_inline bool nat_starts_afresh(const struct packet *pkt, struct flow *old,
+					      const struct settings *conf)
+{
+	struct flow_key key;
+	struct flow *reply;
+
+	if (pkt->kind == PACKET_TCP)
+		return packet_is_syn(pkt) &&
+		       (flow_is_closed(old) || flow_is_over(conf, old, IPPROTO_TCP, false));
+	if (!flow_is_over(conf, old, pkt->tuple.protocol, false))
+		return false;
+	flow_key_of_other(&key, old, pkt->tuple.protocol);
+	reply = bpf_map_lookup_elem(&flows, &key); /* who only listens has a flow all the same */
+	return !reply || flow_is_over(conf, reply, pkt->tuple.protocol, false);
+}
+
+/* What a client's packet says about its flow's state. */
+static __always_inline __u32 nat_state(const struct packet *pkt, bool is_new)
 {
 	if (pkt->kind != PACKET_TCP)
-		return old ? FLOW_ESTABLISHED : 0;
+		return is_new ? 0 : FLOW_ESTABLISHED;
 	return (pkt->tcp_flags & TCP_SYN ? 0 : FLOW_ESTABLISHED) |
 	       (pkt->tcp_flags & TCP_FIN ? FLOW_FIN_CLIENT : 0) |
 	       (pkt->tcp_flags & TCP_RST ? FLOW_RESET : 0);
@@ -347,7 +386,8 @@ static __always_inline __u32 nat_state(const struct packet *pkt, const struct fl
 
 static __always_inline void nat_init_request(struct nat_request *request, struct xdp_md *ctx,
 					     const struct packet *pkt,
-					     const struct service *service, struct flow *old)
+					     const struct service *service,
+					     const struct settings *conf, struct flow *old)
 {
 	struct ethhdr *eth = packet_at(ctx, 0, sizeof(*eth));
 
@@ -355,9 +395,9 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 	request->client = pkt->tuple;
 	request->service = service->id;
 	request->ring_size = service->ring_size;
-	request->state = nat_state(pkt, old);
+	request->restart = old && nat_starts_afresh(pkt, old, conf);
+	request->state = nat_state(pkt, !old || request->restart);
 	request->is_ipv6 = pkt->is_ipv6;
-	request->restart = old && packet_is_syn(pkt) && flow_is_closed(old);
 	request->ifindex = ctx->ingress_ifindex;
 	if (old && !request->restart) {
 		request->backend = old->backend;
@@ -377,16 +417,17 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
 							const struct packet *pkt,
 							const struct service *service,
+							const struct settings *conf,
 							struct flow *old, struct nat_work *work)
 {
 	enum reason reason;
 
-	nat_init_request(&work->request, ctx, pkt, service, old);
+	nat_init_request(&work->request, ctx, pkt, service, conf, old);
 	reason = nat_begin();
 	if (reason != REASON_FORWARDED)
 		return reason;
 	if (old && nat_same_rewrite(old, &work->flow)) {
-		nat_confirm(old, &work->flow, work->request.restart);
+		nat_confirm(old, &work->flow, work->request.restart, conf);
 		return REASON_FORWARDED;
 	}
 	if (bpf_map_update_elem(&flows, &pkt->tuple, &work->flow, BPF_ANY))
@@ -407,18 +448,16 @@ static __always_inline bool nat_needs_look(const struct packet *pkt, const struc
 /* The backend has ended the flow: the client's side must know too. */
 static __noinline void nat_note_end(struct flow *reply, __u32 protocol, __u32 state)
 {
-	struct flow_key key = {
-		.source = reply->destination,
-		.destination = reply->source,
-		.source_port = reply->destination_port,
-		.destination_port = reply->source_port,
-		.protocol = protocol,
-	};
-	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+	struct flow *flow;
+	struct flow_key key;
 
+	flow_key_of_other(&key, reply, protocol);
+	flow = bpf_map_lookup_elem(&flows, &key);
 	__sync_fetch_and_or(&reply->state, state);
-	if (flow)
-		__sync_fetch_and_or(&flow->state, state);
+	if (!flow)
+		return;
+	flow->seen = reply->seen;
+	__sync_fetch_and_or(&flow->state, state);
 }
 
 /* A backend's reply, on a flow to the client. */
@@ -459,14 +498,13 @@ static __always_inline int nat_forward(struct xdp_md *ctx, const struct packet *
 
 	if (flow && !nat_is_alive(flow, target, &pkt->tuple))
 		flow = NULL;
-	if (pkt->kind == PACKET_ERROR) {
-		if (!flow)
-			return finish(ctx, pkt, conf, service->id, REASON_NO_FLOW);
-	} else if (!flow || nat_needs_look(pkt, flow, conf)) {
+	if (!flow && (pkt->kind == PACKET_ERROR || pkt->tcp_flags & TCP_RST))
+		return finish(ctx, pkt, conf, service->id, REASON_NO_FLOW);
+	if (pkt->kind != PACKET_ERROR && (!flow || nat_needs_look(pkt, flow, conf))) {
 		work = nat_work_get();
 		if (!work)
 			return XDP_PASS;
-		reason = nat_begin_or_confirm(ctx, pkt, service, flow, work);
+		reason = nat_begin_or_confirm(ctx, pkt, service, conf, flow, work);
 		if (reason != REASON_FORWARDED)
 			return finish(ctx, pkt, conf, service->id, reason);
 		flow = &work->flow;

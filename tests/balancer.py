@@ -274,6 +274,10 @@ class Balancer:
             "state": flow["state"],
         }
 
+    def forget_flow(self, key):
+        """As when it had to make room for another."""
+        self.bpftool(*self.map_command("delete", "flows", key))
+
     def age_flow(self, key, seconds):
         """Makes an entry look as if its last packet were that much longer ago."""
         seen = self.lookup("flows", key)["formatted"]["value"]["seen"]

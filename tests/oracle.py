@@ -237,7 +237,7 @@ class Oracle:
 
     def judge_nat(self, packet, service, result):
         flow, ways = self.flows.get(packet.tuple), [(self.world.ifindex,)]
-        if packet.kind == "error" and not flow:
+        if not flow and (packet.kind == "error" or packet.flags & TCP_RST):
             return self.left(packet.frame, result, "unknown flow", service, "no_flow")
         if not service.backends:
             return self.left(packet.frame, result, "no backend", service, "no_backend")
@@ -332,8 +332,10 @@ class Oracle:
         if not service or packet.kind == "request":  # of its own
             return self.left(packet.frame, result, "neither of a service nor of a flow")
         mac = self.route(destination)
+        if mac is None and destination in self.ours:
+            return self.left(packet.frame, result, "its client is the balancer")
         if mac is None:
-            return self.left(packet.frame, result, "no client")
+            return self.left(packet.frame, result, "no route to its client", service, "no_route")
         way = self.world.ifindex, mac, self.world.mac
         if not mac:
             self.wants_neighbours = True

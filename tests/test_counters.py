@@ -15,6 +15,7 @@ from frames import (
     IDLE_SERVICE,
     LB,
     NOBODY,
+    NO_ROUTE,
     PING,
     SERVICES,
     answer,
@@ -52,6 +53,7 @@ def of_service(balancer, service, family):
     }
     if service in (DNAT_PING, DNAT_WEB, DNAT_DNS):
         ends["unresolved"] = [replies[0].but(dst=NOBODY.ip(family))]
+        ends["no_route"] = [replies[0].but(dst=NO_ROUTE[family])]
     else:
         ends["no_flow"] = [plain_error(back.but(dst=NOBODY.ip(family)), dst_mac=LB.mac)]
     name = service.name(family)

@@ -6,6 +6,7 @@ from balancer import index_key
 from checks import (
     age,
     assert_dropped,
+    assert_left,
     both_families,
     cases,
     keys,
@@ -80,11 +81,94 @@ def test_the_state_of_a_connection_is_in_both_entries(balancer, family, conversa
 
 
 @both_families
-def test_a_reset_that_nobody_believed_in_is_forgotten(balancer, family):
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize("reset", [">R", "<R"])
+def test_a_reset_that_nobody_believed_in_for_a_second_is_forgotten(balancer, family, reset):
     [packet] = WEB.packets(family, 1)
-    sent = converse(balancer, packet, *OPEN, ">R")
+    sent = converse(balancer, packet, *OPEN)
+    age(balancer, packet, sent, 2)
+    converse(balancer, packet, ">A", reset, ">FA", ">PA")
+    assert states(balancer, packet, sent) == [ESTABLISHED | FIN_CLIENT | RESET] * 2
     age(balancer, packet, sent, 2)
     assert send(balancer, packet.flags("A")) == [sent.flags("A")]
+    assert states(balancer, packet, sent) == [ESTABLISHED | FIN_CLIENT] * 2
+
+
+@both_families
+def test_a_reset_of_no_known_flow_is_left_to_the_host_and_begins_none(balancer, family):
+    packet = WEB.packet(family)
+    resets = [packet.flags(flags) for flags in ("R", "RA", "SR")]
+    counted = {f"{WEB.name(family)} no_flow": len(resets)}
+    assert_left(balancer, [reset.frame for reset in resets], counted)
+    assert balancer.flow(balancer.flow_key(*packet.key)) is None
+
+
+@both_families
+@nat_services
+def test_a_flow_that_lost_an_entry_goes_on_and_is_not_opened_again(balancer, family, service):
+    [packet] = service.packets(family, 1)
+    [sent] = send(balancer, packet)
+    forward, reply = keys(balancer, packet, sent)
+    with balancer.counting("opened") as added:
+        for lost, other in ((forward, reply), (reply, forward)):
+            balancer.forget_flow(lost)
+            balancer.age_flow(other, 2)
+            assert send(balancer, packet) == [sent]
+            send_back(balancer, [answer(sent)], [packet])
+    assert not added
+
+
+# --- Idle for longer than the timeout ---
+
+IDLE = {
+    "tcp, a SYN": (WEB, (">S",), "tcp_syn_timeout"),
+    "tcp, established": (WEB, OPEN, "tcp_timeout"),
+    "udp, new": (DNS, (), "udp_new_timeout"),
+    "udp, established": (DNS, None, "udp_timeout"),
+}
+
+
+@both_families
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize("idle", cases(IDLE))
+def test_what_comes_after_a_timeout_is_a_new_flow_and_may_go_elsewhere(balancer, family, idle):
+    service, steps, timeout = idle
+    packet, sent = send_on(balancer, SERVERS[1], service.packets(family, 50))
+    if steps:
+        converse(balancer, packet, *steps)
+    elif steps is None:
+        age(balancer, packet, sent, 2)
+        send(balancer, packet)
+    words = SERVERS[1].name(family), "service", service.name(family)
+    balancer.lb("backend", "drain", *words)
+    try:
+        seconds = balancer.settings[timeout]
+        age(balancer, packet, sent, seconds - 1)
+        if steps not in (OPEN, ()):  # where the packet would not change the flow's state
+            with balancer.counting("opened") as added:
+                assert send(balancer, packet) == [sent]
+            assert not added
+            age(balancer, packet, sent, seconds - 1)
+        age(balancer, packet, sent, 2)
+        with balancer.counting("opened") as added:
+            [again] = send(balancer, packet)
+        assert again.dst == SERVERS[0].ip(family)
+        assert added == {f"{SERVERS[0].name(family)} opened": 1}
+        assert states(balancer, packet, again) == [0, 0]
+    finally:
+        balancer.lb("backend", *words)
+
+
+@both_families
+@pytest.mark.usefixtures("slow_clock")
+def test_a_client_that_only_listens_keeps_its_flow(balancer, family):
+    [packet] = DNS.packets(family, 1)
+    [sent] = send(balancer, packet)
+    age(balancer, packet, sent, 10000)
+    send_back(balancer, [answer(sent)], [packet])
+    with balancer.counting("opened") as added:
+        assert send(balancer, packet) == [sent]
+    assert not added
     assert states(balancer, packet, sent) == [ESTABLISHED] * 2
 
 

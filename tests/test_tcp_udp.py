@@ -371,11 +371,12 @@ def test_in_mode_dnat_an_answer_goes_by_the_hosts_routes(balancer, family, servi
 @both_families
 @dnat_services
 def test_in_mode_dnat_an_answer_without_a_way_is_left_or_dropped(balancer, family, service):
-    _, reply = dnat_answer(balancer, service, family)
-    for destination in (LB.ip(family), NO_ROUTE[family]):
-        assert_left(balancer, [reply.but(dst=destination).frame], {})
-    counted = {f"{service.name(family)} unresolved": 1}
-    assert_dropped(balancer, [reply.but(dst=NOBODY.ip(family)).frame], counted)
+    packet, reply = dnat_answer(balancer, service, family)
+    assert_left(balancer, [reply.but(dst=packet.dst).frame], {})  # the balancer's own request
+    for destination, reason in ((NO_ROUTE[family], "no_route"), (NOBODY.ip(family), "unresolved")):
+        check = assert_left if reason == "no_route" else assert_dropped
+        counted = {f"{service.name(family)} {reason}": 1}
+        check(balancer, [reply.but(dst=destination).frame], counted)
 
 
 @both_families
