@@ -414,11 +414,9 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
  * Begins a flow, or confirms one: once a second both sides are looked at, so that both stay young
  * while either direction is in use, and follow a client whose MAC address changes.
  */
-static __always_inline enum reason nat_begin_or_confirm(struct xdp_md *ctx,
-							const struct packet *pkt,
-							const struct service *service,
-							const struct settings *conf,
-							struct flow *old, struct nat_work *work)
+static __always_inline enum reason
+nat_begin_or_confirm(struct xdp_md *ctx, const struct packet *pkt, const struct service *service,
+		     const struct settings *conf, struct flow *old, struct nat_work *work)
 {
 	enum reason reason;
 

@@ -1,64 +1,63 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Addresses: from words to the 16 octets of struct addr, checked once, here.
 
-# The octets of an IPv4 address, IPv4-mapped. Fails for anything else.
+# Sets OCTETS to those of an IPv4 address, IPv4-mapped. Fails for anything else.
 ipv4_octets() {
 	local -a parts
-	local part out='00 00 00 00 00 00 00 00 00 00 ff ff'
+	local part
 	[[ $1 =~ ^[0-9]+(\.[0-9]+){3}$ ]] || return 1
 	IFS=. read -ra parts <<<"$1"
+	OCTETS='00 00 00 00 00 00 00 00 00 00 ff ff'
 	for part in "${parts[@]}"; do
 		# A leading 0 would be octal to some and decimal to others.
 		[[ $part =~ ^(0|[1-9][0-9]{0,2})$ ]] && ((part <= 255)) || return 1
-		out+=$(printf ' %02x' "$part")
+		printf -v OCTETS '%s %02x' "$OCTETS" "$part"
 	done
-	echo "$out"
 }
 
-# The groups of half an IPv6 address, "2001:db8" as "2001 0db8". With a second word, which says that the
-# address ends here, the last may be an IPv4 address.
+# Adds to GROUPS6 those of half an IPv6 address: of "2001:db8" 2001 and 0db8. With a second word, which says
+# that the address ends here, the last may be an IPv4 address.
 ipv6_groups() {
 	local -a groups octets
-	local group out=
+	local group
 	[[ -n $1 ]] || return 0
 	[[ $1 != :* && $1 != *: ]] || return 1
 	IFS=: read -ra groups <<<"$1"
 	for group in "${groups[@]}"; do
 		if [[ -n ${2:-} && $group == *.* && $group == "${groups[-1]}" ]]; then
-			read -ra octets <<<"$(ipv4_octets "$group")"
-			((${#octets[@]} == 16)) || return 1
-			out+=" ${octets[12]}${octets[13]} ${octets[14]}${octets[15]}"
+			ipv4_octets "$group" || return 1
+			read -ra octets <<<"$OCTETS"
+			GROUPS6+=("${octets[12]}${octets[13]}" "${octets[14]}${octets[15]}")
 		else
 			[[ $group =~ ^[0-9A-Fa-f]{1,4}$ ]] || return 1
-			out+=$(printf ' %04x' "0x$group")
+			printf -v group '%04x' "0x$group"
+			GROUPS6+=("$group")
 		fi
 	done
-	echo "$out"
 }
 
-# The octets of an IPv6 address (RFC 4291, section 2.2). Fails for anything else.
+# Sets OCTETS to those of an IPv6 address (RFC 4291, section 2.2). Fails for anything else.
 ipv6_octets() {
-	local head tail group out=
-	local -a groups rest
+	local group
+	local -a GROUPS6=() head
 	[[ $1 == *:* && $1 != *::*::* && $1 != *:::* ]] || return 1
 	if [[ $1 != *::* ]]; then
-		head=$(ipv6_groups "$1" last) || return 1
-		read -ra groups <<<"$head"
+		ipv6_groups "$1" last || return 1
 	else
-		head=$(ipv6_groups "${1%%::*}") || return 1
-		read -ra groups <<<"$head"
-		tail=$(ipv6_groups "${1#*::}" last) || return 1
-		read -ra rest <<<"$tail"
-		((${#groups[@]} + ${#rest[@]} < 8)) || return 1
-		while ((${#groups[@]} + ${#rest[@]} < 8)); do groups+=(0000); done
-		groups+=("${rest[@]}")
+		ipv6_groups "${1%%::*}" || return 1
+		head=("${GROUPS6[@]}") GROUPS6=()
+		ipv6_groups "${1#*::}" last || return 1
+		((${#head[@]} + ${#GROUPS6[@]} < 8)) || return 1
+		while ((${#head[@]} + ${#GROUPS6[@]} < 8)); do head+=(0000); done
+		GROUPS6=("${head[@]}" "${GROUPS6[@]}")
 	fi
-	((${#groups[@]} == 8)) || return 1
-	for group in "${groups[@]}"; do out+="${group:0:2} ${group:2:2} "; done
-	echo "${out% }"
+	((${#GROUPS6[@]} == 8)) || return 1
+	OCTETS=''
+	for group in "${GROUPS6[@]}"; do OCTETS+="${group:0:2} ${group:2:2} "; done
+	OCTETS=${OCTETS% }
 }
 
-# The octets of either.
+# Of either.
 address_octets() {
 	ipv4_octets "$1" || ipv6_octets "$1"
 }
@@ -69,16 +68,17 @@ octets_address() {
 		'include "address"; $octets | split(" ") | map(hex_number) | address_text'
 }
 
-# Sets OCTETS, ADDRESS (in canonical form) and FAMILY (4 or 6) from a word. A second word says how it was
-# typed, where it is a part of that.
+# Sets ADDRESS (in canonical form) and FAMILY (4 or 6) from a word. A second word says how it was typed,
+# where it is a part of that.
 parse_address() {
 	local typed=${2:-$1}
-	OCTETS=$(address_octets "$1") ||
+	address_octets "$1" ||
 		misuse "'$typed' is not an address: 10.0.0.2 would be, or 2001:db8::2"
 	# Of ::/64 there are only addresses that no other host has, and IPv4 ones in other clothes.
 	[[ $OCTETS != '00 00 00 00 00 00 00 00 '* || $OCTETS == '00 00 00 00 00 00 00 00 00 00 ff ff '* ]] ||
 		misuse "'$typed' cannot be used: not the address of a host that others reach"
-	ADDRESS=$(octets_address "$OCTETS")
+	ADDRESS=$1
+	[[ $1 != *:* ]] || ADDRESS=$(octets_address "$OCTETS")
 	FAMILY=6
 	[[ $ADDRESS == *:* ]] || FAMILY=4
 	case $ADDRESS in
@@ -109,11 +109,11 @@ parse_port() {
 	PORT=$1
 }
 
-# The reverse: endpoint ADDRESS PORT. The name by which a backend is known.
+# The reverse: endpoint ADDRESS PORT sets ENDPOINT. The name by which a backend is known.
 endpoint() {
 	case $1,$2 in
-	*,0) echo "$1" ;;
-	*:*) echo "[$1]:$2" ;;
-	*) echo "$1:$2" ;;
+	*,0) ENDPOINT=$1 ;;
+	*:*) ENDPOINT="[$1]:$2" ;;
+	*) ENDPOINT=$1:$2 ;;
 	esac
 }

@@ -10,7 +10,8 @@ verb_backend() {
 		misuse "backend $what needs an address: $PROGRAM backend $what 10.0.0.2"
 	fi
 	parse_endpoint "$1"
-	BACKEND=$(endpoint "$ADDRESS" "$PORT")
+	endpoint "$ADDRESS" "$PORT"
+	BACKEND=$ENDPOINT
 	shift
 	parse_backend_words "$what" "$@"
 	instance_change
@@ -89,6 +90,7 @@ memberships_meant() {
 # Makes it so: known, reachable, an active member of the services meant.
 backend_add() {
 	local name
+	devices_attached
 	route_to "$ADDRESS"
 	[[ -n ${BACKEND_ID[$BACKEND]:-} ]] || backend_new
 	backend_enter "$BACKEND"
@@ -101,65 +103,63 @@ backend_add() {
 
 # What was done, and will not carry traffic.
 backend_warn() {
-	local attached
 	if [[ -z $ROUTE_DEVICE ]]; then
 		warn "$ADDRESS: no route to it, so it gets no traffic; when there is one, run this again"
 		return
 	fi
-	attached=$(devices_attached | cut -d' ' -f1)
-	grep -qxF "$ROUTE_DEVICE" <<<"$attached" ||
+	[[ -n ${ATTACHED[$ROUTE_DEVICE]:-} ]] ||
 		warn "$ADDRESS is reached by $ROUTE_DEVICE, where its replies would pass us by: $PROGRAM up $ROUTE_DEVICE"
 }
 
 # Gives it an id. It may have been another's: flows know their backend by address and port too.
 backend_new() {
-	local most id
-	most=$(($(map_max_entries targets) - 1))
-	id=$(free_id "$most" "${BACKEND_ID[@]}") || die "there are $most backends, and that is the most there can be"
-	counters_clear backend_counters "$id" backend_counters
-	state_set_backend "$BACKEND" "$id" "$ADDRESS" "$PORT" -
+	free_id targets "${BACKEND_ID[@]}" || die "there are $MOST_IDS backends, and that is the most there can be"
+	map_update backend_counters "$FREE_ID" : backend_counters
+	state_set_backend "$BACKEND" "$FREE_ID" "$ADDRESS" "$PORT" -
 }
 
+# Sets BACKEND_KEY, for the map `backends`.
 backend_key() {
-	encode backend_key address="$(address_octets "${BACKEND_ADDRESS[$1]}")" port="${BACKEND_PORT[$1]}"
+	BACKEND_KEY=(backend_key address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}")
 }
 
 # What we do to the neighbour is written down before it is done, so that it is undone in any case; and
 # what was written down before is undone before it is overwritten.
 backend_enter() {
-	local id=${BACKEND_ID[$1]} neighbour='' source='' ifindex=0 managed=0
+	local id=${BACKEND_ID[$1]} ifindex=0 managed=0
 	if [[ -n $ROUTE_DEVICE ]]; then
-		neighbour=$(address_octets "$ROUTE_NEXTHOP")
-		source=$(address_octets "$ROUTE_SOURCE")
 		ifindex=${LINK_INDEX[$ROUTE_DEVICE]}
 		neighbour_is_static "$ROUTE_NEXTHOP" "$ROUTE_DEVICE" || managed=1
 	fi
 	[[ ${BACKEND_MANAGED[$1]:-} == "$ifindex,$ROUTE_NEXTHOP" ]] || neighbour_release "$1"
 	BACKEND_SOURCE[$1]=$ROUTE_SOURCE
 	addresses_sync
-	map_update backends "$(backend_key "$1")" \
-		"$(encode backend id="$id" neighbour_ifindex="$ifindex" neighbour="$neighbour" managed="$managed" source="$source")"
-	target_update "$1" "$source"
+	backend_key "$1"
+	map_update backends "${BACKEND_KEY[@]}" : backend id="$id" neighbour_ifindex="$ifindex" \
+		neighbour="$ROUTE_NEXTHOP" managed="$managed" source="$ROUTE_SOURCE"
+	target_update "$1"
 	((managed == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE"
 }
 
-# target_update BACKEND SOURCE. Writes the target only where it differs: the datapath keeps the next hop in it.
+# Writes a backend's target, all of it, if anything that we say of it differs: the rest, above all the next
+# hop, is the datapath's.
 target_update() {
-	local key now
-	key=$(little_endian "${BACKEND_ID[$1]}" 4)
-	# shellcheck disable=SC2086
-	now=$(bpftool -j map lookup pinned "$MAPS/targets" key hex $key | jq -r -L "$HERE/lib" 'include "address";
-		.formatted.value | [.address, .source] | map(.octets | if is_zero then "" else address_text end) | join(" ")')
-	[[ $now != "${BACKEND_ADDRESS[$1]} ${BACKEND_SOURCE[$1]}" ]] || return 0
-	map_update targets "$key" "$(encode target address="$(address_octets "${BACKEND_ADDRESS[$1]}")" \
-		port="${BACKEND_PORT[$1]}" source="$2")"
+	local old
+	local -a target=(target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}")
+	encode "${BACKEND_ID[$1]}"
+	KEY=$OCTETS
+	map_lookup targets
+	old=$OCTETS
+	encode_over "$old" "${target[@]}"
+	[[ $OCTETS != "$old" ]] || return 0
+	encode "${target[@]}"
+	map_write targets
 }
 
 # member_set SERVICE BACKEND WEIGHT STATE, and the ring follows.
 member_set() {
 	local service=${SERVICE_ID[$1]} id=${BACKEND_ID[$2]}
-	map_update members "$(encode member_key service="$service" backend="$id")" \
-		"$(encode member weight="$3" state="$4")"
+	map_update members member_key service="$service" backend="$id" : member weight="$3" state="$4"
 	ring_fill "$1"
 }
 
@@ -193,7 +193,7 @@ backend_leave() {
 	[[ -n ${MEMBER_WEIGHT[$key]:-} ]] || return 0
 	member_set "$1" "$2" "${MEMBER_WEIGHT[$key]}" MEMBER_DRAINING
 	return_leave "$1" "$2"
-	map_delete members "$(encode member_key service="${key%,*}" backend="${key#*,}")"
+	map_delete members member_key service="${key%,*}" backend="${key#*,}"
 	unset "MEMBER_WEIGHT[$key]"
 }
 
@@ -208,8 +208,9 @@ backend_is_used() {
 # Forgets a backend that is a member of nothing any more.
 backend_forget_unused() {
 	! backend_is_used "$1" || return 0
-	map_update targets "$(little_endian "${BACKEND_ID[$1]}" 4)" "$(encode target)"
+	map_update targets "${BACKEND_ID[$1]}" : target
 	neighbour_release "$1"
-	map_delete backends "$(backend_key "$1")"
+	backend_key "$1"
+	map_delete backends "${BACKEND_KEY[@]}"
 	unset "BACKEND_ID[$1]" "BACKEND_SOURCE[$1]"
 }

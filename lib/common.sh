@@ -104,3 +104,10 @@ require_name() {
 	[[ $2 =~ ^[A-Za-z0-9_][A-Za-z0-9_:$dot-]{0,46}$ ]] ||
 		misuse "'$2' is no name for $article $1: up to 47 letters, digits, and any of _:$dot- make one"
 }
+
+# json_field NAME JSON: sets REPLY to the first value of that name, a number or a text; fails if there is none.
+# For what bpftool and ip print of one thing: a process that parses it costs more than all the rest.
+json_field() {
+	[[ $2 =~ \"$1\":(\"[^\"]*\"|[0-9]+) ]] || return
+	REPLY=${BASH_REMATCH[1]//\"/}
+}

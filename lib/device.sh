@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Interfaces, and the program on them.
 
-# "NAME MODE ID" of each interface with an XDP program; MODE is drv (native) or generic.
-device_programs() {
-	ip -j -d link show | jq -r '.[] | select(.xdp.prog)
-		| "\(.ifname) \(if .xdp.mode == 2 then "generic" else "drv" end) \(.xdp.prog.id)"'
+# Fills LINK_INDEX by name, LINK_NAME by index, and of each interface with an XDP program LINK_PROGRAM, its id,
+# and LINK_MODE, drv (native) or generic.
+declare -A LINK_INDEX LINK_NAME LINK_PROGRAM LINK_MODE
+links_read() {
+	local name index program mode
+	LINK_INDEX=() LINK_NAME=() LINK_PROGRAM=() LINK_MODE=()
+	while read -r name index program mode; do
+		LINK_INDEX[$name]=$index LINK_NAME[$index]=$name
+		[[ -z $program ]] || LINK_PROGRAM[$name]=$program LINK_MODE[$name]=$mode
+	done < <(ip -j -d link show | jq -r '.[] | "\(.ifname) \(.ifindex) " + if .xdp.prog
+		then "\(.xdp.prog.id) \(if .xdp.mode == 2 then "generic" else "drv" end)" else "" end')
 }
 
-# A program is ours if it uses our maps.
-program_is_ours() {
-	local services
-	[[ -e $MAPS/services ]] || return 1
-	services=$(bpftool -j map show pinned "$MAPS/services" | jq .id)
-	bpftool -j prog show id "$1" | jq -e --argjson services "$services" \
-		'.map_ids // [] | index($services)' >/dev/null
-}
-
-# Those that are ours.
+# Those of them with our program, as ATTACHED: name -> mode. It is ours if it uses our maps.
+declare -A ATTACHED
 devices_attached() {
-	local name mode id
-	while read -r name mode id; do
-		! program_is_ours "$id" || echo "$name $mode"
-	done < <(device_programs)
+	local name
+	ATTACHED=()
+	links_read
+	[[ -e $MAPS/services ]] || return 0
+	for name in "${!LINK_PROGRAM[@]}"; do
+		! program_is_ours "${LINK_PROGRAM[$name]}" || ATTACHED[$name]=${LINK_MODE[$name]}
+	done
+}
+
+program_is_ours() {
+	[[ -e $MAPS/services ]] || return 1
+	maps_identify
+	[[ $(bpftool -j prog show id "$1") =~ \"map_ids\":\[([0-9,]*)\] && ,${BASH_REMATCH[1]}, == *",$MAPS_ID,"* ]]
 }
 
 # Stops unless the interface is there.
@@ -32,12 +40,11 @@ device_exists() {
 
 # Stops unless the interface is there and free, or ours already.
 device_require() {
-	local name mode id
+	local id
 	device_exists "$1"
-	while read -r name mode id; do
-		[[ $name != "$1" ]] || program_is_ours "$id" ||
-			die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp$mode off"
-	done < <(device_programs)
+	id=${LINK_PROGRAM[$1]:-}
+	[[ -z $id ]] || program_is_ours "$id" ||
+		die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp${LINK_MODE[$1]} off"
 }
 
 program_name() {
@@ -46,22 +53,21 @@ program_name() {
 
 # device_attach NAME xdp|xdpgeneric. One that is attached already keeps its program, and its mode.
 device_attach() {
-	if grep -q "^$1 " <<<"$(devices_attached)"; then
+	devices_attached
+	if [[ -n ${ATTACHED[$1]:-} ]]; then
 		say "$1: attached already"
 		return
 	fi
 	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program xdp_lb ||
 		die "the program cannot be attached to '$1'; what the kernel said is above"
-	ATTACHED+=("$1")
+	UP_ATTACHED+=("$1")
 	say "$1: attached"
 }
 
 # Without the mode ip would ask for the native program, and leave a generic one where it is.
 device_detach() {
-	local name mode
-	while read -r name mode; do
-		[[ $name != "$1" ]] || run ip link set dev "$1" "xdp$mode" off
-	done < <(devices_attached)
+	devices_attached
+	[[ -z ${ATTACHED[$1]:-} ]] || run ip link set dev "$1" "xdp${ATTACHED[$1]}" off
 }
 
 verb_up() {
@@ -82,7 +88,7 @@ verb_up() {
 	fi
 
 	require_kernel "$(uname -r)"
-	ATTACHED=()
+	UP_ATTACHED=()
 	trap up_undo EXIT
 	instance_create
 	for word in "${devices[@]}"; do device_attach "$word" "$mode"; done
@@ -98,7 +104,7 @@ up_undo() {
 	if [[ -n $UP_FRESH ]]; then
 		instance_destroy
 	else
-		for device in "${ATTACHED[@]}"; do device_detach "$device"; done
+		for device in "${UP_ATTACHED[@]}"; do device_detach "$device"; done
 	fi
 }
 
@@ -122,7 +128,8 @@ verb_down() {
 # Undoes first what the maps remember, and removes the maps last: so it can be killed and run again.
 instance_destroy() {
 	local device
-	while read -r device _; do device_detach "$device"; done < <(devices_attached)
+	devices_attached
+	for device in "${!ATTACHED[@]}"; do device_detach "$device"; done
 	state_read
 	address_remove_all
 	neighbour_release_all

@@ -4,36 +4,43 @@
 
 # The interface that has the address, or nothing.
 address_holder() {
-	ip -j addr show | jq -r --arg address "$1" \
-		'first(.[] | select(.addr_info[] | .local == $address) | .ifname) // empty'
+	local index name _
+	read -r index name _ < <(ip -o addr show to "$1") || true
+	echo "${name:-}"
 }
 
-# Who of us has noted that we added the address: the interface's number, or 0.
+# Sets NOTED to what one of us has noted of having added the address: the interface's number, or 0.
 address_noted() {
 	local name
+	NOTED=${SNAT_IFINDEX[$1]:-0}
 	for name in "${SERVICES[@]}"; do
 		[[ ${SERVICE_VIP[$name]} != "$1" || ${SERVICE_VIP_IFINDEX[$name]} == 0 ]] ||
-			{ echo "${SERVICE_VIP_IFINDEX[$name]}" && return; }
+			NOTED=${SERVICE_VIP_IFINDEX[$name]}
 	done
-	echo "${SNAT_IFINDEX[$1]:-0}"
 }
 
 # address_plan ADDRESS [DEVICE]: sets PLAN_DEVICE, the interface to add it to (empty: the host has it), and
 # PLAN_IFINDEX, what is to be noted of it. Without a DEVICE it is the one that the address is reached by,
 # if we are on that, else the first one we are on.
 address_plan() {
-	local attached
-	PLAN_DEVICE='' PLAN_IFINDEX=$(address_noted "$1")
+	address_noted "$1"
+	PLAN_DEVICE='' PLAN_IFINDEX=$NOTED
 	[[ -z $(address_holder "$1") ]] || return 0
 	PLAN_DEVICE=${2:-}
 	if [[ -z $PLAN_DEVICE ]]; then
-		attached=$(devices_attached | cut -d' ' -f1)
-		read -r _ PLAN_DEVICE _ < <(route_get "$1") || true
-		grep -qxF "$PLAN_DEVICE" <<<"$attached" || PLAN_DEVICE=${attached%%$'\n'*}
-		[[ -n $PLAN_DEVICE ]] || die "no device is up that could have $1: $PROGRAM up DEV, or say noaddress"
+		devices_attached
+		((${#ATTACHED[@]})) || die "no device is up that could have $1: $PROGRAM up DEV, or say noaddress"
+		route_get "$1"
+		PLAN_DEVICE=$ROUTE_DEVICE
+		[[ -n $PLAN_DEVICE && -n ${ATTACHED[$PLAN_DEVICE]:-} ]] || PLAN_DEVICE=$(device_first)
 	fi
-	links_read
 	PLAN_IFINDEX=${LINK_INDEX[$PLAN_DEVICE]}
+}
+
+# Of those attached, the one with the lowest number.
+device_first() {
+	local name
+	for name in "${!ATTACHED[@]}"; do echo "${LINK_INDEX[$name]} $name"; done | sort -n | head -n 1 | cut -d' ' -f2
 }
 
 # address_add ADDRESS DEVICE. What was written about it before is undone by `down` even if we are killed.
@@ -69,7 +76,8 @@ address_remove() {
 	links_read
 	device=${LINK_NAME[$2]:-}
 	[[ $1 != *:* ]] || prefix=128
-	[[ $(address_noted "$1") == 0 && -n $device && $(address_holder "$1") == "$device" ]] || return 0
+	address_noted "$1"
+	[[ $NOTED == 0 && -n $device && $(address_holder "$1") == "$device" ]] || return 0
 	run ip addr del "$1/$prefix" dev "$device"
 }
 
@@ -96,10 +104,10 @@ addresses_sync() {
 	for address in "${ADDRESSES[@]}"; do known[$address]=1; done
 	for address in "${!wanted[@]}"; do
 		[[ -n ${known[$address]:-} ]] ||
-			map_update addresses "$(address_octets "$address")" "$(little_endian 1 4)"
+			map_update addresses addr octets="$address" : 1
 	done
 	for address in "${!known[@]}"; do
-		[[ -n ${wanted[$address]:-} ]] || map_delete addresses "$(address_octets "$address")"
+		[[ -n ${wanted[$address]:-} ]] || map_delete addresses addr octets="$address"
 	done
 	ADDRESSES=("${!wanted[@]}")
 }

@@ -6,8 +6,10 @@ ROOT=$BPFFS/xdp_lb
 # The default instance is named after the network namespace, so that each has its own.
 instance_choose() {
 	local name
-	name=$(netns_name)
-	INSTANCE=${INSTANCE:-${name//[^A-Za-z0-9_:-]/-}}
+	if [[ -z $INSTANCE ]]; then
+		name=$(netns_name)
+		INSTANCE=${name//[^A-Za-z0-9_:-]/-}
+	fi
 	INSTANCE=${INSTANCE:-default}
 	require_name instance "$INSTANCE"
 	DIR=$ROOT/$INSTANCE
@@ -71,9 +73,8 @@ instance_discard() {
 
 # Does any interface, wherever it is, have a program that uses our maps?
 instance_is_attached() {
-	local services
-	services=$(bpftool -j map show pinned "$MAPS/services" | jq .id)
-	bpftool -j prog show | jq -e --argjson services "$services" \
+	maps_identify
+	bpftool -j prog show | jq -e --argjson services "$MAPS_ID" \
 		'any(.[] | select(.type == "xdp"); .map_ids // [] | index($services))' >/dev/null
 }
 
@@ -126,10 +127,10 @@ settings_init() {
 	local first last seed
 	read -r first last <<<"$(nat_ports)"
 	seed=$(od -An -tx1 -N16 /dev/urandom)
-	map_update settings "00 00 00 00" "$(encode settings seed="$seed" netns="$(netns_inode)" \
+	map_update settings 0 : settings seed="$seed" netns="$(netns_inode)" \
 		tcp_timeout=7440 tcp_syn_timeout=60 tcp_closed_timeout=60 udp_timeout=300 udp_new_timeout=30 \
 		echo_timeout=5 nat_port_first="$first" nat_port_last="$last" \
-		lo_forwarding="$(forwarding_to_switch)")"
+		lo_forwarding="$(forwarding_to_switch)"
 }
 
 # The first and last source port for NAT: the larger range on either side of the host's own ports.
@@ -200,6 +201,7 @@ forwarding_off() {
 
 # In one step the instance is gone; the rest is sweeping up.
 instance_remove_pins() {
+	MAPS_ID=''
 	[[ ! -d $DIR ]] || run mv "$DIR" "$DIR~"
 	run rm -rf "$DIR~"
 	[[ ! -d $ROOT ]] || run rmdir --ignore-fail-on-non-empty "$ROOT"

@@ -2,39 +2,41 @@
 # Routes, and the neighbour entries of next hops, which the kernel keeps resolved for us ("managed",
 # Linux 5.16).
 
-# Fills LINK_INDEX by name and LINK_NAME by index.
-declare -A LINK_INDEX LINK_NAME
-links_read() {
-	local name index
-	while read -r name index; do
-		LINK_INDEX[$name]=$index LINK_NAME[$index]=$name
-	done < <(ip -j link show | jq -r '.[] | "\(.ifname) \(.ifindex)"')
-}
-
 # route_to ADDRESS: sets ROUTE_DEVICE, ROUTE_SOURCE and ROUTE_NEXTHOP, all empty if there is no route.
 # Stops for an address that no other host has.
 route_to() {
-	local type
-	read -r type ROUTE_DEVICE ROUTE_NEXTHOP ROUTE_SOURCE < <(route_get "$1") || true
-	case $type in
-	'' | blackhole | unreachable | prohibit)
-		ROUTE_DEVICE='' ROUTE_NEXTHOP='' ROUTE_SOURCE=''
-		return
-		;;
-	unicast) ;;
+	local source
+	route_get "$1"
+	case $ROUTE_TYPE in
+	unicast | none) ;;
 	local) die "'$1' is an address of this host: a backend is another one" ;;
-	*) die "'$1' is a $type address: a backend is one host" ;;
+	*) die "'$1' is a $ROUTE_TYPE address: a backend is one host" ;;
 	esac
+	[[ $ROUTE_TYPE == unicast ]] || return 0
 	# Of several next hops, the one for packets from this source.
-	read -r type ROUTE_DEVICE ROUTE_NEXTHOP _ < <(route_get "$1" "$ROUTE_SOURCE") || true
-	[[ $type == unicast ]] || ROUTE_DEVICE='' ROUTE_NEXTHOP='' ROUTE_SOURCE=''
-	links_read
+	source=$ROUTE_SOURCE
+	route_get "$1" "$source"
+	ROUTE_SOURCE=$source
+	[[ $ROUTE_TYPE == unicast ]] || ROUTE_DEVICE='' ROUTE_NEXTHOP='' ROUTE_SOURCE=''
 }
 
-# route_get ADDRESS [SOURCE]: prints the type, interface, next hop and source; nothing without a route.
+# route_get ADDRESS [SOURCE]: sets these three, and ROUTE_TYPE, none if there is no route that leads anywhere.
 route_get() {
-	ip -j route get "$1" ${2:+from "$2"} 2>/dev/null | jq -r --arg to "$1" \
-		'.[0] | "\(.type // "unicast") \(.dev // "-") \(.gateway // .via.host // $to) \(.prefsrc // .src // "")"'
+	local route field
+	ROUTE_TYPE=none ROUTE_DEVICE='' ROUTE_NEXTHOP='' ROUTE_SOURCE=''
+	route=$(ip -j route get "$1" ${2:+from "$2"} 2>/dev/null) || return 0
+	[[ $route == *'"dst"'* ]] || return 0
+	ROUTE_TYPE=unicast
+	! json_field type "$route" || ROUTE_TYPE=$REPLY
+	[[ $ROUTE_TYPE != @(blackhole|unreachable|prohibit) ]] || { ROUTE_TYPE=none && return; }
+	! json_field dev "$route" || ROUTE_DEVICE=$REPLY
+	ROUTE_NEXTHOP=$1
+	for field in gateway host; do # the latter is what "via" has, where the next hop is of the other family
+		! json_field "$field" "$route" || ROUTE_NEXTHOP=$REPLY
+	done
+	for field in src prefsrc; do
+		! json_field "$field" "$route" || ROUTE_SOURCE=$REPLY
+	done
 }
 
 # An entry that the administrator made by hand is left as it is.

@@ -2,18 +2,12 @@
 # Returns, in mode dnat: for which service a backend's packets speak. Its address and port say so, so one
 # backend and port can serve one VIP and port only.
 
-# The key of BACKEND in SERVICE, as "address,port,protocol". Port 0 is every port.
-return_name() {
+# Sets RETURN_KEY, that of BACKEND in SERVICE. Port 0 is every port.
+return_key() {
 	local port=${BACKEND_PORT[$2]}
 	((port)) || port=${SERVICE_PORT[$1]}
-	echo "${BACKEND_ADDRESS[$2]},$port,${SERVICE_PROTOCOL[$1]}"
-}
-
-return_key() {
-	local address port
-	IFS=, read -r address port _ <<<"$(return_name "$1" "$2")"
-	encode return_key address="$(address_octets "$address")" port="$port" \
-		protocol="$(protocol_number "${SERVICE_PROTOCOL[$1]}" "${SERVICE_FAMILY[$1]}")"
+	protocol_number "$1"
+	RETURN_KEY=(return_key address="${BACKEND_ADDRESS[$2]}" port="$port" protocol="$PROTOCOL_NUMBER")
 }
 
 # Stops if the new or old BACKEND would have to speak for two of all services, those in MEANT included.
@@ -37,11 +31,13 @@ return_enter() {
 	[[ ${SERVICE_MODE[$1]} == dnat ]] || return 0
 	# Where no port is rewritten on the way there, none is on the way back.
 	((BACKEND_PORT[$2] == 0)) || port=${SERVICE_PORT[$1]}
-	map_update returns "$(return_key "$1" "$2")" \
-		"$(encode return_source vip="$(address_octets "${SERVICE_VIP[$1]}")" port="$port" \
-			service="${SERVICE_ID[$1]}" backend="${BACKEND_ID[$2]}")"
+	return_key "$1" "$2"
+	map_update returns "${RETURN_KEY[@]}" : return_source vip="${SERVICE_VIP[$1]}" port="$port" \
+		service="${SERVICE_ID[$1]}" backend="${BACKEND_ID[$2]}"
 }
 
 return_leave() {
-	[[ ${SERVICE_MODE[$1]} != dnat ]] || map_delete returns "$(return_key "$1" "$2")"
+	[[ ${SERVICE_MODE[$1]} == dnat ]] || return 0
+	return_key "$1" "$2"
+	map_delete returns "${RETURN_KEY[@]}"
 }

@@ -4,10 +4,12 @@
 # A ring of its own, all slots empty: ring_create SERVICE_ID SIZE.
 ring_create() {
 	local pin=$MAPS/new_ring
+	encode "$1"
 	run rm -f "$pin"
 	run bpftool map create "$pin" type array key 4 value "${LAYOUT[ring_slot]}" \
 		entries "$2" name ring flags 0x1000 # BPF_F_INNER_MAP
-	map_update_inner rings "$(little_endian "$1" 4)" "$pin"
+	# shellcheck disable=SC2086 # words
+	run bpftool map update pinned "$MAPS/rings" key hex $OCTETS value pinned "$pin"
 	run rm "$pin"
 }
 
@@ -15,7 +17,8 @@ ring_create() {
 # taken it already.
 ring_fill() {
 	local id=${SERVICE_ID[$1]} size=${SERVICE_RING_SIZE[$1]}
-	map_has rings "$(little_endian "$id" 4)" || ring_create "$id" "$size"
-	map_update ring_request "00 00 00 00" "$(encode ring_request service="$id" ring_size="$size")"
+	map_update ring_request 0 : ring_request service="$id" ring_size="$size"
+	control_run ring_fill && return
+	ring_create "$id" "$size"
 	control_run ring_fill || die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
 }

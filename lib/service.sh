@@ -13,13 +13,13 @@ service_of_id() {
 	done
 }
 
-# The number of a protocol's name, given the VIP's family.
+# Sets PROTOCOL_NUMBER to the service's, which for echo depends on the VIP's family.
 protocol_number() {
-	case $1$2 in
-	icmp4) echo 1 ;;
-	icmp6) echo 58 ;;
-	tcp?) echo 6 ;;
-	udp?) echo 17 ;;
+	case ${SERVICE_PROTOCOL[$1]}${SERVICE_FAMILY[$1]} in
+	icmp4) PROTOCOL_NUMBER=1 ;;
+	icmp6) PROTOCOL_NUMBER=58 ;;
+	tcp?) PROTOCOL_NUMBER=6 ;;
+	udp?) PROTOCOL_NUMBER=17 ;;
 	esac
 }
 
@@ -57,7 +57,7 @@ parse_service_words() {
 	done
 }
 
-# Makes it so: service_make NAME PROTOCOL, from OCTETS, ADDRESS, FAMILY, PORT, MODE, NOADDRESS and DEVICE. What is remembered
+# Makes it so: service_make NAME PROTOCOL, from ADDRESS, FAMILY, PORT, MODE, NOADDRESS and DEVICE. What is remembered
 # about the VIP is written before the VIP is added, so that `down` removes it even if this is killed in
 # between.
 service_make() {
@@ -69,52 +69,52 @@ service_make() {
 	[[ -n ${SERVICE_ID[$name]:-} ]] || service_new "$name" "$protocol"
 	SERVICE_VIP_IFINDEX[$name]=$PLAN_IFINDEX
 	addresses_sync
-	map_update services "$(service_key "$name")" \
-		"$(encode service id="${SERVICE_ID[$name]}" ring_size="${SERVICE_RING_SIZE[$name]}" \
-			mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" vip_ifindex="$PLAN_IFINDEX" name="$name")"
+	service_key "$name"
+	map_update services "${SERVICE_KEY[@]}" : service id="${SERVICE_ID[$name]}" \
+		ring_size="${SERVICE_RING_SIZE[$name]}" mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" \
+		vip_ifindex="$PLAN_IFINDEX" name="$name"
 	[[ -z $PLAN_DEVICE ]] || address_add "$ADDRESS" "$PLAN_DEVICE"
 }
 
+# Sets SERVICE_KEY, for the map `services`.
 service_key() {
-	encode service_key vip="$(address_octets "${SERVICE_VIP[$1]}")" port="${SERVICE_PORT[$1]}" \
-		protocol="$(protocol_number "${SERVICE_PROTOCOL[$1]}" "${SERVICE_FAMILY[$1]}")"
+	protocol_number "$1"
+	SERVICE_KEY=(service_key vip="${SERVICE_VIP[$1]}" port="${SERVICE_PORT[$1]}" protocol="$PROTOCOL_NUMBER")
 }
 
-# A service in words: "tcp 10.0.0.10:80".
+# Sets SERVICE_TEXT, a service in words: "tcp 10.0.0.10:80".
 service_text() {
-	echo "${SERVICE_PROTOCOL[$1]} $(endpoint "${SERVICE_VIP[$1]}" "${SERVICE_PORT[$1]}")"
+	endpoint "${SERVICE_VIP[$1]}" "${SERVICE_PORT[$1]}"
+	SERVICE_TEXT="${SERVICE_PROTOCOL[$1]} $ENDPOINT"
 }
 
 # A name belongs to one protocol, address and port, and these to one name. A service that changed its mode
 # would break the flows that it has.
 service_require_free() {
 	local text other
-	text="$2 $(endpoint "$ADDRESS" "$PORT")"
+	endpoint "$ADDRESS" "$PORT"
+	text="$2 $ENDPOINT"
 	if [[ -n ${SERVICE_ID[$1]:-} ]]; then
-		[[ $(service_text "$1") == "$text" ]] ||
-			die "service '$1' is $(service_text "$1") already: $PROGRAM service del $1 first"
+		service_text "$1"
+		[[ $SERVICE_TEXT == "$text" ]] ||
+			die "service '$1' is $SERVICE_TEXT already: $PROGRAM service del $1 first"
 		[[ ${MODE:-${SERVICE_MODE[$1]}} == "${SERVICE_MODE[$1]}" ]] ||
 			die "service '$1' is in mode ${SERVICE_MODE[$1]}: $PROGRAM service del $1 first"
 		return
 	fi
 	for other in "${SERVICES[@]}"; do
-		[[ $(service_text "$other") != "$text" ]] || die "$text is service '$other' already"
+		service_text "$other"
+		[[ $SERVICE_TEXT != "$text" ]] || die "$text is service '$other' already"
 	done
 }
 
 # Gives it an id and a ring. Nobody knows of them before the service itself is written.
 service_new() {
-	local most id
-	most=$(($(map_max_entries rings) - 1))
-	id=$(free_id "$most" "${SERVICE_ID[@]}") || die "there are $most services, and that is the most there can be"
-	ring_create "$id" "${LAYOUT[RING_SIZE]}"
-	counters_clear counters "$id" service_counters
+	free_id rings "${SERVICE_ID[@]}" || die "there are $MOST_IDS services, and that is the most there can be"
+	ring_create "$FREE_ID" "${LAYOUT[RING_SIZE]}"
+	map_update counters "$FREE_ID" : service_counters
 	SERVICES+=("$1")
-	state_set_service "$1" "$id" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" "${LAYOUT[RING_SIZE]}" 0
-}
-
-counters_clear() {
-	map_update "$1" "$(little_endian "$2" 4)" "$(encode "$3")"
+	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" "${LAYOUT[RING_SIZE]}" 0
 }
 
 # The service goes last, so that a second try finds it again.
@@ -127,8 +127,9 @@ service_delete() {
 		backend_leave "$name" "$backend"
 		backend_forget_unused "$backend"
 	done
-	map_delete rings "$(little_endian "${SERVICE_ID[$name]}" 4)"
-	map_delete services "$(service_key "$name")"
+	map_delete rings "${SERVICE_ID[$name]}"
+	service_key "$name"
+	map_delete services "${SERVICE_KEY[@]}"
 	unset "SERVICE_VIP[$name]"
 	addresses_sync
 }

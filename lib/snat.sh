@@ -73,16 +73,16 @@ snat_del() {
 
 # snat_write [UNUSED]: SNAT as it is, but UNUSED, the last of its family, is not counted, and so not used.
 snat_write() {
-	local address count4=0 count6=0 octets4='' octets6='' entry
+	local address count4=0 count6=0 octets4='' octets6=''
 	for address in "${SNAT[@]}"; do
-		entry="$(encode snat_address address="$(address_octets "$address")" ifindex="${SNAT_IFINDEX[$address]}") "
+		encode snat_address address="$address" ifindex="${SNAT_IFINDEX[$address]}"
 		if [[ $address == *:* ]]; then
-			octets6+=$entry
+			octets6+=$OCTETS
 			[[ $address == "${1:-}" ]] || count6=$((count6 + 1))
 		else
-			octets4+=$entry
+			octets4+=$OCTETS
 			[[ $address == "${1:-}" ]] || count4=$((count4 + 1))
 		fi
 	done
-	map_update snat "00 00 00 00" "$(encode snat count4="$count4" count6="$count6" ipv4="$octets4" ipv6="$octets6")"
+	map_update snat 0 : snat count4="$count4" count6="$count6" ipv4="$octets4" ipv6="$octets6"
 }

@@ -33,7 +33,8 @@ def snat: [(.ipv4, .ipv6)[] | select(.address.octets | is_zero | not)
 
 def entries: map({ (.command[-1] | split("/")[-1]): (.output | map(.formatted)) }) | add // {};
 
-def state: entries
+# Without an instance there is no input.
+def input_state: [inputs] | add // [] | entries
 	| { settings: (.settings[0].value // { netns: 0, lo_forwarding: [0, 0] }),
 	    services: (.services // [] | map(service) | sort_by(.id)),
 	    backends: (.backends // [] | map(backend) | sort_by(.id)),

@@ -17,7 +17,7 @@ declare -a SERVICES BACKENDS ADDRESSES SNAT STATE_FORWARDING
 STATE_MAPS=(settings services backends members returns addresses snat)
 
 state_json() {
-	state_dump | jq -c -L "$HERE/lib" 'include "state"; state'
+	state_dump | jq -nc -L "$HERE/lib" 'include "state"; input_state'
 }
 
 # In one go: a process for each would take most of a command's time. A map that is not there has no entries.
@@ -25,7 +25,7 @@ state_dump() {
 	local name
 	for name in "${STATE_MAPS[@]}"; do
 		[[ ! -e $MAPS/$name ]] || echo "map dump pinned $MAPS/$name"
-	done | { bpftool -j batch file - || true; } | jq -sc 'add // []'
+	done | bpftool -j batch file - || true
 }
 
 state_clear() {
@@ -50,7 +50,7 @@ state_read() {
 		address) ADDRESSES+=("$name") ;;
 		snat) SNAT+=("$name") && SNAT_IFINDEX[$name]=$rest ;;
 		esac
-	done < <(state_dump | jq -r -L "$HERE/lib" 'include "state"; state | lines')
+	done < <(state_dump | jq -nr -L "$HERE/lib" 'include "state"; input_state | lines')
 }
 
 state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX
@@ -62,16 +62,17 @@ state_set_backend() { # ENDPOINT ID ADDRESS PORT SOURCE|- [MANAGED]
 	BACKEND_ID[$1]=$2 BACKEND_ADDRESS[$1]=$3 BACKEND_PORT[$1]=$4 BACKEND_SOURCE[$1]=${5#-} BACKEND_MANAGED[$1]=${6:-}
 }
 
-# The lowest of 1 to MOST that is not among the other words.
+# free_id MAP ID...: sets FREE_ID to the lowest index of the map, from 1 on, that is not among these. Fails if
+# there is none, and sets MOST_IDS, how many there can be, in any case.
 free_id() {
-	local most=$1 id
+	local map=$1 id
+	local -A taken=()
 	shift
-	for ((id = 1; id <= most; id++)); do
-		[[ " $* " == *" $id "* ]] || { echo "$id" && return; }
+	json_field max_entries "$(bpftool -j map show pinned "$MAPS/$map")"
+	MOST_IDS=$((REPLY - 1))
+	for id; do taken[$id]=1; done
+	for ((FREE_ID = 1; FREE_ID <= MOST_IDS; FREE_ID++)); do
+		[[ -n ${taken[$FREE_ID]:-} ]] || return 0
 	done
 	return 1
-}
-
-map_max_entries() {
-	bpftool -j map show pinned "$MAPS/$1" | jq .max_entries
 }

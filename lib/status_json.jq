@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Puts together what `lb.sh -j status` prints.
 
-$state[0] as $state |
+$state[0] as $state | $reasons[0] as $reasons |
+
+# From a batch of look-ups.
+def entries: add // [] | map(.output.formatted);
+($counters | entries) as $counters | ($backend_counters | entries) as $backend_counters |
+($active | entries) as $active |
 
 # The sum over all CPUs, of structs of numbers.
 def total: reduce .[] as $one ({ packets: 0, bytes: 0 };

@@ -14,7 +14,7 @@ verb_timeout() {
 	(($# == 2)) || misuse "timeout $1 needs seconds and no more: $PROGRAM timeout $1 60"
 	[[ $2 =~ ^[1-9][0-9]{0,6}$ ]] || misuse "'$2' is not a time: 1 to 9999999 seconds are"
 	instance_change
-	map_change settings "00 00 00 00" settings "$(timeout_field "$1")=$2"
+	map_change settings 0 : settings "$(timeout_field "$1")=$2"
 }
 
 timeout_field() {
