@@ -34,7 +34,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps demo test test-kill lint format clean help need-root FORCE
+.PHONY: all deps demo test test-kill test-random lint format clean help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
 
@@ -75,8 +75,11 @@ demo: need-root deps all ## set up a lab of network namespaces and balance pings
 test: need-root deps all ## run all tests; `sudo tests/run FILE...` runs some
 	@tests/run
 
-test-kill: need-root deps all ## kill lb.sh at 100 random moments (`make test`: 28)
+test-kill: need-root deps all ## kill lb.sh at 100 random moments (`make test`: 19)
 	@KILLS=100 tests/run tests/kill.bats
+
+test-random: need-root deps all ## run two million random packets (`make test`: 60,000)
+	@FRAMES=1000000 tests/run tests/test_random.py
 
 lint: ## check format, shell pitfalls, licence lines and the length of functions
 	@tests/lint.sh
@@ -88,7 +91,7 @@ clean: ## remove what was built
 	rm -f $(OBJECTS) $(OBJECTS:.o=.d) .flags
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 
 need-root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "This needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }

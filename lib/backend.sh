@@ -118,6 +118,14 @@ backend_new() {
 	state_set_backend "$BACKEND" "$FREE_ID" "$ADDRESS" "$PORT" -
 }
 
+# The name of the backend with this id.
+backend_of_id() {
+	local name
+	for name in "${BACKENDS[@]}"; do
+		[[ ${BACKEND_ID[$name]} != "$1" ]] || echo "$name"
+	done
+}
+
 # Sets BACKEND_KEY, for the map `backends`.
 backend_key() {
 	BACKEND_KEY=(backend_key address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}")

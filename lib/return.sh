@@ -12,7 +12,7 @@ return_key() {
 
 # Stops if the new or old BACKEND would have to speak for two of all services, those in MEANT included.
 returns_require_free() {
-	local name key port id=${BACKEND_ID[$BACKEND]:-new}
+	local name key port claim id=${BACKEND_ID[$BACKEND]:-new}
 	local -A claims=()
 	for key in "${!RETURN_OF[@]}"; do claims[$key]=${RETURN_OF[$key]}; done
 	for name in "${MEANT[@]}"; do
@@ -20,8 +20,11 @@ returns_require_free() {
 		port=$PORT
 		((port)) || port=${SERVICE_PORT[$name]}
 		key=$ADDRESS,$port,${SERVICE_PROTOCOL[$name]}
-		[[ ${claims[$key]:=${SERVICE_ID[$name]},$id} == "${SERVICE_ID[$name]},$id" ]] ||
-			die "$BACKEND cannot be in service '$name': in mode dnat a backend's address and port serve one service, and these serve '$(service_of_id "${claims[$key]%,*}")'; to name others: service NAME"
+		claim=${claims[$key]:=${SERVICE_ID[$name]},$id}
+		[[ $claim != "${SERVICE_ID[$name]},$id" ]] || continue
+		[[ ${claim%,*} != "${SERVICE_ID[$name]}" ]] ||
+			die "$BACKEND cannot be in service '$name': $(backend_of_id "${claim#*,}") is in it, and in mode dnat it would be the same address and port twice"
+		die "$BACKEND cannot be in service '$name': in mode dnat a backend's address and port serve one service, and these serve '$(service_of_id "${claim%,*}")'; to name others: service NAME"
 	done
 }
 

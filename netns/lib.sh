@@ -105,7 +105,7 @@ ns_state() { # NS
 # The mark is the alias of the loopback interface, the one thing inside a new
 # namespace that can carry a text.
 ns_mark() { # NS
-	ip -n "$1" -j link show dev lo | jq -r '.[0].ifalias // ""'
+	[[ ! $(ip -n "$1" -j link show dev lo) =~ \"ifalias\":\"([^\"]*)\" ]] || say "${BASH_REMATCH[1]}"
 }
 
 # A killed run must not leave a namespace that we would not recognise. So it gets

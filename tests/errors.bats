@@ -249,6 +249,8 @@ copy_command() {
 		run -1 --separate-stderr lb backend $words
 		says "in mode dnat a backend's address and port serve one service, and these serve 'first'"
 	done
+	run -1 --separate-stderr lb backend 10.0.0.2:80 service first
+	says "10.0.0.2 is in it, and in mode dnat it would be the same address and port twice"
 	diff "$BATS_TEST_TMPDIR/members" <(map_dump members)
 	lb backend 10.0.0.2 service third
 	lb backend del 10.0.0.2 service first
@@ -422,17 +424,17 @@ up_takes_no_object() {
 
 @test "commands given at once are done one after the other, all of them" {
 	local i pid pids=()
-	for i in {101..120}; do
+	for i in {101..108}; do
 		lb backend "10.0.0.$i" service web weight "$i" 3>&- &
 		pids+=($!)
 	done
 	for pid in "${pids[@]}"; do wait "$pid"; done
-	lb -j status | jq -e '(.backends | map(.id) | unique | length) == 21
+	lb -j status | jq -e '(.backends | map(.id) | unique | length) == 9
 		and (.services[] | select(.name == "web").backends | map([.backend, .weight, .state]) | sort)
-			== [range(101; 121) | ["10.0.0.\(.)", ., "active"]]'
-	for i in {101..120}; do
+			== [range(101; 109) | ["10.0.0.\(.)", ., "active"]]'
+	for i in {101..108}; do
 		lb backend del "10.0.0.$i" 3>&- &
 		pids+=($!)
 	done
-	for pid in "${pids[@]:20}"; do wait "$pid"; done
+	for pid in "${pids[@]:8}"; do wait "$pid"; done
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # lb.sh killed, at random moments and after each of its changes: traffic goes on, the same command again
-# completes it, nothing leaks. KILLS=1000 kills more often, SEED=n makes the same choices again.
+# completes it, nothing leaks. KILLS=1000 kills more often than once in each step, SEED=n makes the same choices again.
 
 bats_require_minimum_version 1.5.0
 load helpers
@@ -13,14 +13,19 @@ STEPS=(
 	'up veth6'
 	'backend 10.0.0.2'
 	'service web icmp 10.0.0.20'
+	'service site tcp 10.0.0.20:80 mode dnat'
 	'backend 10.0.0.3 weight 3'
+	'snat 10.0.0.50'
 	'backend drain 10.0.0.2'
 	'backend 2001:db8::2'
 	'up veth6'
+	'snat del 10.0.0.50'
 	'backend del 10.0.0.2'
 	'backend 10.0.0.2 service web'
 	'backend del 10.0.0.2 service web'
 	'backend 10.0.0.2 service web weight 2'
+	'timeout udp 100'
+	'service del site'
 	'service del web'
 	'down veth6'
 	'down'
@@ -54,8 +59,9 @@ state() {
 	! compgen -G "/sys/fs/bpf/xdp_lb/${PREFIX}lb*" || find "/sys/fs/bpf/xdp_lb/${PREFIX}lb"* | sort
 	[[ -e $(pin settings) ]] || return 0
 	map_dump settings | jq -c '.[0].value
-		| [.echo_timeout, .nat_port_first, .nat_port_last, .lo_forwarding, .hz >= 90 and .hz <= 1100]'
-	for map in services backends members; do map_dump "$map" | jq -c 'sort | .[]'; done
+		| [.udp_timeout, .nat_port_first, .nat_port_last, .lo_forwarding, .hz >= 90 and .hz <= 1100]'
+	for map in services backends members returns addresses; do map_dump "$map" | jq -c 'sort | .[]'; done
+	map_dump snat | jq -c '.[].value | [.count4, .ipv4[:2]]'
 	bpftool map dump pinned "$(pin rings)" | awk '$1 == "key:" { print "ring", $2, $3 }'
 	for id in $(map_dump services | jq 'map(.value.id) | sort | .[]'); do
 		echo "ring $id: $(ring_backends "$id")"
@@ -170,7 +176,7 @@ repeat_step() { # STEP
 	run lb ${STEPS[$1]}
 	((status == 0)) && return
 	echo "again: status $status: $output"
-	[[ ${STEPS[$1]} == *del* && $output =~ ^'lb.sh: no '(backend|service)' ' ]]
+	[[ ${STEPS[$1]} == *del* && $output =~ ^'lb.sh: no '(backend|service|source address)' ' ]]
 }
 
 # Whoever answers: a backend, or the host while there is none.
@@ -218,7 +224,7 @@ nothing_leaked() {
 }
 
 @test "killed at any moment, it leaves a balancer that works, and the same command again completes it" {
-	local i round killed=0 USUAL=() COUNT=() kills=${KILLS:-28} seed=${SEED:-$RANDOM}
+	local i round killed=0 USUAL=() COUNT=() kills=${KILLS:-${#STEPS[@]}} seed=${SEED:-$RANDOM}
 	echo "SEED=$seed"
 	RANDOM=$seed
 	start_on h1 "$BATS_TEST_TMPDIR/running" ping -n -i 0.02 10.0.0.10
@@ -230,7 +236,7 @@ nothing_leaked() {
 		kill_step "$i"
 		((STATUS != 137)) || killed=$((killed + 1))
 		answers 10.0.0.10
-		[[ $i -lt 3 || $i -gt 10 ]] || answers 10.0.0.20
+		[[ $i -lt 3 || $i -gt 15 ]] || answers 10.0.0.20
 		repeat_step "$i"
 		diff "$BATS_TEST_TMPDIR/state$i" <(state)
 	done

@@ -230,9 +230,9 @@ echo_program() {
 
 @test "up mends a lab that has lost a part, whichever it is" {
 	local breakage
+	other up
 	while read -r breakage; do
 		echo "after: $breakage"
-		other up
 		# shellcheck disable=SC2086 # a command in words
 		PREFIX=$OTHER on $breakage
 		run -1 other status

@@ -20,7 +20,7 @@ teardown_file() {
 setup() {
 	require_root
 	cd "$TOP" || return
-	lab up >/dev/null
+	[[ -e /run/netns/${PREFIX}lb ]] || lab up >/dev/null
 	host_config >"$BATS_TEST_TMPDIR/config"
 }
 
