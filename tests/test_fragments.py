@@ -159,7 +159,8 @@ def test_the_first_fragment_may_be_small(balancer, family, service, direction):
 @both_families
 @every_service
 def test_fragments_to_another_interface_are_redirected(balancer, family, service, other_ifindex):
-    whole, became = way(balancer, service.packet(family), "to the backend", payload=bytes(1000))
+    [packet] = service.packets(family, 1)
+    whole, became = way(balancer, packet, "to the backend", payload=bytes(1000))
     frames, expected = divided(whole, became, size=512)
     for result, frame in zip(balancer.run_all(frames, other_ifindex), expected):
         assert_result(result, Verdict.REDIRECT, frame)
