@@ -98,7 +98,7 @@ remove_lab() {
 host_config() {
 	on lb ip -j address | jq -c 'map(.xdp |= .prog.name)'
 	on lb ip -j neigh | jq -c 'map(select(has("managed") or has("extern_learn")) | [.dst, .dev]) | sort'
-	on lb grep -s '' /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/*forwarding
+	on lb sh -c "grep '' /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/*forwarding"
 }
 
 # What it must remove: pins, and processes in the namespace, which end a moment later.
