@@ -289,6 +289,7 @@ def test_from_one_interface_to_another_is_a_redirect(balancer, family, other_ifi
 
 
 @both_families
+@pytest.mark.usefixtures("slow_clock")
 def test_a_drained_backend_keeps_its_flows_and_gets_no_new_ones(balancer, family, last_backend):
     echoes = requests(family, 50)
     sent = send(balancer, *echoes)
@@ -301,6 +302,7 @@ def test_a_drained_backend_keeps_its_flows_and_gets_no_new_ones(balancer, family
 
 
 @both_families
+@pytest.mark.usefixtures("slow_clock")
 def test_the_flows_of_a_deleted_backend_go_to_another(balancer, family, last_backend):
     echoes = requests(family, 50)
     sent = send(balancer, *echoes)
@@ -327,6 +329,7 @@ def test_a_flow_does_not_stay_with_an_id_that_became_another_backends(
 
 
 @both_families
+@pytest.mark.usefixtures("slow_clock")
 def test_flows_leave_a_backend_deleted_from_one_service_and_stay_in_another(
     balancer, family, second
 ):
