@@ -75,7 +75,7 @@ demo: need-root deps all ## set up a lab of network namespaces and balance pings
 test: need-root deps all ## run all tests; `sudo tests/run FILE...` runs some
 	@tests/run
 
-test-kill: need-root deps all ## kill lb.sh at 100 random moments (`make test`: 19)
+test-kill: need-root deps all ## kill lb.sh at 100 random moments (`make test`: 7)
 	@KILLS=100 tests/run tests/kill.bats
 
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)

@@ -360,7 +360,8 @@ enum reason {
 	REASON_NO_MEMORY, /* the kernel refused a flow entry: dropped */
 	REASON_TOO_BIG, /* for the interface it would leave by: dropped */
 	REASON_NO_FLOW, /* an ICMP error or a reset, and the flow is not known: left to the host */
-	REASON_NO_ROUTE, /* a reply in mode dnat, and no route to the client: left to the host */
+	REASON_NO_ROUTE, /* a reply in mode dnat to nowhere, or to an address of the host's that is none of
+			    ours: left to the host */
 	REASON_COUNT,
 };
 

@@ -80,6 +80,9 @@ static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *
 		if (neighbour_find(&fib, conf))
 			break;
 		return finish(ctx, pkt, conf, as->service, REASON_UNRESOLVED);
+	case BPF_FIB_LKUP_RET_FWD_DISABLED: /* somebody switched it off for lo: no answer at all */
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT: /* a tunnel that only the host can enter */
+		return XDP_PASS;
 	default: /* for this host itself, or to nowhere */
 		if (is_our_address(&tuple->destination))
 			return XDP_PASS;

@@ -32,7 +32,8 @@ struct nat_request {
 	__u32 ifindex; /* the way back to the client is the way the packet came */
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
-	__u8 pad[4];
+	__u8 is_late; /* 1: the flow's last packet from here was a second ago */
+	__u8 pad[3];
 };
 
 /* A flow's other entry, for the backend's packets, with the key under which they arrive. */
@@ -45,6 +46,8 @@ struct nat_reply {
 	__u32 is_ipv6;
 	__u32 pressed; /* 1: ports are short, and flows that are hardly alive must give theirs up */
 	__u32 opened; /* 1: it is a new flow */
+	__u32 is_late; /* as in the request */
+	__u32 pad;
 };
 
 /* Where a flow is begun, on each CPU: all of it is too much for the stack. Not pinned. */
@@ -113,6 +116,7 @@ static __always_inline void nat_init_reply(struct nat_reply *reply,
 	flow_key_of_other(&reply->key, forward, request->client.protocol);
 	reply->restart = request->restart;
 	reply->is_ipv6 = request->is_ipv6;
+	reply->is_late = request->is_late;
 
 	flow->source = request->client.destination;
 	flow->destination = request->client.source;
@@ -136,6 +140,13 @@ static __always_inline bool nat_is_member(const struct nat_request *request)
 	return bpf_map_lookup_elem(&members, &key);
 }
 
+/* Does the reply's entry lead to who sends these packets? Its port may have become another's. */
+static __always_inline bool flow_leads_from(const struct flow *reply, const struct flow_key *tuple)
+{
+	return reply->destination_port == tuple->source_port &&
+	       addr_equal(&reply->destination, &tuple->source);
+}
+
 /* Of two entries under the same key: are they of the same flow? */
 static __always_inline bool nat_same_rewrite(const struct flow *a, const struct flow *b)
 {
@@ -144,14 +155,12 @@ static __always_inline bool nat_same_rewrite(const struct flow *a, const struct 
 }
 
 /*
- * A packet that comes a second after a reset, and is none itself: nobody believed in the reset. All in
- * place: a replaced element may be reused while another CPU reads it.
+ * A packet that comes a second after a reset (is late), and is none itself: nobody believed in the reset. All
+ * in place: a replaced element may be reused while another CPU reads it.
  */
 static __always_inline void nat_confirm(struct flow *old, const struct flow *now, bool restart,
-					const struct settings *conf)
+					bool is_late)
 {
-	bool is_late = has_passed(conf, old->seen, 1);
-
 	old->seen = now->seen;
 	old->service = now->service;
 	old->backend = now->backend;
@@ -184,7 +193,7 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 			return -EEXIST;
 	}
 	if (nat_same_rewrite(old, &reply->flow)) {
-		nat_confirm(old, &reply->flow, reply->restart, conf);
+		nat_confirm(old, &reply->flow, reply->restart, reply->is_late);
 		old->ifindex = reply->flow.ifindex;
 		mac_copy(old->dst_mac, reply->flow.dst_mac);
 		mac_copy(old->src_mac, reply->flow.src_mac);
@@ -268,6 +277,15 @@ static long nat_try_all(__u32 i, void *unused)
 	return !work || nat_try_pair(&work->reply, work->reply.start, i);
 }
 
+/* May a search come to its end before it has looked at all pairs? */
+static __always_inline bool nat_is_large(const struct nat_reply *reply, const struct settings *conf)
+{
+	__u32 zero = 0;
+	struct snat *sources = bpf_map_lookup_elem(&snat, &zero);
+
+	return sources && nat_pairs(conf, sources, reply->is_ipv6) > NAT_SEARCH;
+}
+
 /*
  * Finds a source port. The order of the tries follows from the flow's hash: so two CPUs that see a
  * flow's first packets at once, or a flow one side of which was evicted from the table, come to the
@@ -283,14 +301,12 @@ static __always_inline void nat_find_port(struct nat_reply *reply, struct target
 	    (target->exhausted && jiffies() - target->exhausted < conf->hz / 16))
 		return;
 	reply->pressed = 1;
-	reply->start += target->searched;
+	if (nat_is_large(reply, conf))
+		reply->start = target->searched;
 	bpf_loop(NAT_SEARCH, nat_try_all, NULL, 0);
-	if (reply->err == -EEXIST) {
-		target->exhausted = jiffies();
+	target->exhausted = reply->err == -EEXIST ? jiffies() : 0;
+	if (target->exhausted)
 		target->searched += NAT_SEARCH;
-	} else {
-		target->exhausted = 0;
-	}
 }
 
 /*
@@ -315,6 +331,8 @@ __weak __noinline int nat_begin(void)
 	flow = &work->flow;
 	hash = flow_hash(&request->client, conf);
 	if (!request->backend || !nat_is_member(request)) {
+		if (request->state & FLOW_RESET)
+			return REASON_NO_FLOW; /* it ends one that is no more */
 		request->backend = ring_choose(request->service, request->ring_size, hash);
 		request->port = 0;
 	}
@@ -354,7 +372,7 @@ static __always_inline bool nat_is_alive(const struct flow *flow, const struct t
 
 static __always_inline bool packet_is_syn(const struct packet *pkt)
 {
-	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
 /* Does the client's packet begin a new flow, where there was one with the same addresses and ports? */
@@ -371,7 +389,8 @@ static __always_inline bool nat_starts_afresh(const struct packet *pkt, struct f
 		return false;
 	flow_key_of_other(&key, old, pkt->tuple.protocol);
 	reply = bpf_map_lookup_elem(&flows, &key); /* who only listens has a flow all the same */
-	return !reply || flow_is_over(conf, reply, pkt->tuple.protocol, false);
+	return !reply || !flow_leads_from(reply, &pkt->tuple) ||
+	       flow_is_over(conf, reply, pkt->tuple.protocol, false);
 }
 
 /* What a client's packet says about its flow's state. */
@@ -398,6 +417,7 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 	request->restart = old && nat_starts_afresh(pkt, old, conf);
 	request->state = nat_state(pkt, !old || request->restart);
 	request->is_ipv6 = pkt->is_ipv6;
+	request->is_late = old && has_passed(conf, old->seen, 1);
 	request->ifindex = ctx->ingress_ifindex;
 	if (old && !request->restart) {
 		request->backend = old->backend;
@@ -425,7 +445,7 @@ nat_begin_or_confirm(struct xdp_md *ctx, const struct packet *pkt, const struct 
 	if (reason != REASON_FORWARDED)
 		return reason;
 	if (old && nat_same_rewrite(old, &work->flow)) {
-		nat_confirm(old, &work->flow, work->request.restart, conf);
+		nat_confirm(old, &work->flow, work->request.restart, work->request.is_late);
 		return REASON_FORWARDED;
 	}
 	if (bpf_map_update_elem(&flows, &pkt->tuple, &work->flow, BPF_ANY))
@@ -443,16 +463,21 @@ static __always_inline bool nat_needs_look(const struct packet *pkt, const struc
 	return has_passed(conf, flow->seen, 1);
 }
 
-/* The backend has ended the flow: the client's side must know too. */
-static __noinline void nat_note_end(struct flow *reply, __u32 protocol, __u32 state)
+/*
+ * The backend has ended the flow: the client's side must know too, unless that is another flow by now, of
+ * which the backend knows nothing. `tuple` is that of the backend's packet.
+ */
+static __noinline void nat_note_end(struct flow *reply, const struct flow_key *tuple, __u32 state)
 {
 	struct flow *flow;
 	struct flow_key key;
 
-	flow_key_of_other(&key, reply, protocol);
+	flow_key_of_other(&key, reply, tuple->protocol);
 	flow = bpf_map_lookup_elem(&flows, &key);
 	__sync_fetch_and_or(&reply->state, state);
-	if (!flow)
+	if (!flow || flow->source_port != tuple->destination_port ||
+	    !addr_equal(&flow->source, &tuple->destination) ||
+	    !addr_equal(&flow->destination, &tuple->source))
 		return;
 	flow->seen = reply->seen;
 	__sync_fetch_and_or(&flow->state, state);
@@ -467,7 +492,7 @@ static __always_inline int nat_return(struct xdp_md *ctx, const struct packet *p
 	if (pkt->kind != PACKET_ERROR) {
 		flow->seen = jiffies();
 		if (pkt->tcp_flags & (TCP_FIN | TCP_RST))
-			nat_note_end(flow, pkt->tuple.protocol,
+			nat_note_end(flow, &pkt->tuple,
 				     pkt->tcp_flags & TCP_RST ? FLOW_RESET : FLOW_FIN_BACKEND);
 	}
 	return send(ctx, pkt, conf, flow, flow->ifindex, flow->dst_mac, flow->src_mac);

@@ -33,6 +33,8 @@ address_plan() {
 		route_get "$1"
 		PLAN_DEVICE=$ROUTE_DEVICE
 		[[ -n $PLAN_DEVICE && -n ${ATTACHED[$PLAN_DEVICE]:-} ]] || PLAN_DEVICE=$(device_first)
+	else
+		device_exists "$PLAN_DEVICE" # still
 	fi
 	PLAN_IFINDEX=${LINK_INDEX[$PLAN_DEVICE]}
 }

@@ -74,7 +74,7 @@ encode_over() {
 		text) text_octets "$value" ;;
 		esac
 		read -ra part <<<"$OCTETS"
-		for ((i = 0; i < ${#part[@]} && i < size; i++)); do all[offset + i]=${part[i]}; done
+		for ((i = 0; i < size; i++)); do all[offset + i]=${part[i]:-00}; done
 	done
 	OCTETS="${all[*]} "
 }

@@ -19,6 +19,8 @@ ring_fill() {
 	local id=${SERVICE_ID[$1]} size=${SERVICE_RING_SIZE[$1]}
 	map_update ring_request 0 : ring_request service="$id" ring_size="$size"
 	control_run ring_fill && return
-	ring_create "$id" "$size"
-	control_run ring_fill || die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
+	encode "$id"
+	KEY=$OCTETS
+	! map_has rings && ring_create "$id" "$size" && control_run ring_fill && return
+	die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
 }

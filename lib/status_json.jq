@@ -12,7 +12,8 @@ def entries: add // [] | map(.output.formatted);
 def total: reduce .[] as $one ({ packets: 0, bytes: 0 };
 	{ packets: (.packets + $one.packets), bytes: (.bytes + $one.bytes) });
 
-def of($id): .[] | select(.key == $id) | .values | map(.value);
+# One that was added just now, when all was looked up, has none yet.
+def of($id): first((.[] | select(.key == $id) | .values | map(.value)), []);
 
 def service_traffic($id): ($counters | of($id)) as $cpus
 	| [range($reasons | length) as $i
@@ -20,11 +21,11 @@ def service_traffic($id): ($counters | of($id)) as $cpus
 
 # Only mode nat knows which flows are alive.
 def active($id): if any($state.members[] | select(.backend == $id).service; IN($state.services[] | select(.mode == "nat").id))
-	then first($active[] | select(.key == $id) | .value) else null end;
+	then first(($active[] | select(.key == $id) | .value), 0) else null end;
 
 # Flows opened since it was added, those alive now, and the packets of both directions.
 def backend_traffic($id): ($backend_counters | of($id)) as $cpus
-	| { opened: ($cpus | map(.opened) | add), active: active($id),
+	| { opened: ($cpus | map(.opened) | add // 0), active: active($id),
 	    traffic: { forwarded: ($cpus | map(.forwarded) | total), returned: ($cpus | map(.returned) | total) } };
 
 # The kernel's neighbour entry of the next hop. It has a MAC address as long as it is any good.

@@ -91,7 +91,8 @@ remove_lab() {
 		[[ ! -e $ns ]] || ip netns del "${ns##*/}"
 	done
 	rm -rf "/sys/fs/bpf/xdp_lb/$PREFIX"*
-	[[ ! -d /sys/fs/bpf/xdp_lb ]] || rmdir --ignore-fail-on-non-empty /sys/fs/bpf/xdp_lb
+	# Under the lock of lb.sh, which may be about to make a directory in it.
+	flock /sys/fs/bpf rmdir /sys/fs/bpf/xdp_lb 2>/dev/null || true
 }
 
 # What `down` must leave as `up` found it, in the balancer's network namespace.

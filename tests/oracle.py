@@ -241,7 +241,7 @@ class Oracle:
             return self.left(packet.frame, result, "unknown flow", service, "no_flow")
         if not service.backends:
             return self.left(packet.frame, result, "no backend", service, "no_backend")
-        is_syn = packet.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        is_syn = packet.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
         if not flow or (flow.ending and is_syn):
             if result.verdict == DROP and self.is_too_big(packet, result, ways):
                 self.note_unseen(packet, result, flow)

@@ -164,23 +164,24 @@ backends_by_name_include_ours() {
 }
 
 # ping itself compares the payload that comes back, and verifies the checksum.
-every_size() { # ADDRESS LARGEST
+# In steps of 11, both odd and even; and the largest.
+many_sizes() { # ADDRESS LARGEST
 	local file=$BATS_TEST_TMPDIR/sizes
 	# shellcheck disable=SC2016 # expanded there
-	on h1 bash -c 'for ((size = 0; size <= $2; size++)); do ping -n -c 1 -W 2 -s "$size" "$1" || exit; done' \
+	on h1 bash -c 'for size in $(seq 0 11 "$2") "$2"; do ping -n -c 1 -W 2 -s "$size" "$1" || exit; done' \
 		sizes "$1" "$2" >"$file" 2>&1 || { tail "$file" && false; }
-	(($(grep -c "bytes from $1: " "$file") == $2 + 1))
+	(($(grep -c "bytes from $1: " "$file") == $2 / 11 + 2))
 	if grep -iE 'wrong|bad|differ|truncated' "$file"; then false; fi
 }
 
-@test "echoes of every size arrive with right checksums and come back whole" {
+@test "echoes of many sizes arrive with right checksums and come back whole" {
 	balance 10.0.0.2 2001:db8::2
 	capture h2 'icmp or (icmp6 and (ip6[40] == 128 or ip6[40] == 129))'
-	every_size 10.0.0.10 1472
-	every_size 2001:db8::10 1452
-	await 5 captured_lines h2 'echo request' $((1473 + 1453))
+	many_sizes 10.0.0.10 1472
+	many_sizes 2001:db8::10 1452
+	await 5 captured_lines h2 'echo request' $((135 + 134))
 	if grep -E 'wrong|bad' "$BATS_TEST_TMPDIR/h2"; then false; fi
-	(($(counted ping returned) == 1473 && $(counted ping6 returned) == 1453))
+	(($(counted ping returned) == 135 && $(counted ping6 returned) == 134))
 }
 
 # A line each way and back, on and on, over one connection.
