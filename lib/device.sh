@@ -77,7 +77,7 @@ verb_up() {
 		if [[ $word == generic ]]; then mode=xdpgeneric; else devices+=("$word"); fi
 	done
 	((${#devices[@]})) || misuse "up needs a device: $PROGRAM up veth6"
-	lock
+	lock_all
 	for word in "${devices[@]}"; do device_require "$word"; done
 	state_read
 	if instance_exists && ! instance_is_orphan; then
@@ -110,7 +110,7 @@ up_undo() {
 
 verb_down() {
 	local device
-	lock
+	lock_all
 	state_read
 	if (($# == 0)) && { ! instance_exists || instance_is_orphan; }; then
 		[[ -z $(netns_names "$STATE_NETNS") ]] || instance_require_netns

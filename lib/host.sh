@@ -69,7 +69,11 @@ address_announce() {
 		return
 	fi
 	[[ -z $VERBOSE ]] || printf '+ %s\n' "${command[*]}" >&2
-	(exec {LOCK}<&- && exec setsid "${command[@]}") &>/dev/null </dev/null &
+	(
+		exec {LOCK}<&-
+		[[ -z ${LOCK_ALL:-} ]] || exec {LOCK_ALL}<&-
+		exec setsid "${command[@]}"
+	) &>/dev/null </dev/null &
 }
 
 # Takes an address off the interface of that number, unless one of us still has it noted.

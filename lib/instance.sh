@@ -17,11 +17,18 @@ instance_choose() {
 	CONTROL=$MAPS/control
 }
 
-# One command at a time, over all instances: they share the host's addresses and neighbours. The lock
-# is held by the directory's open descriptor, so it ends with the command, however that ends.
+# One command at a time in a network namespace, over all its instances: they share the host's addresses and
+# neighbours. The lock is held by an open descriptor, so it ends with the command, however that ends.
 lock() {
-	exec {LOCK}<"$BPFFS"
-	flock -w 60 "$LOCK" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
+	exec {LOCK}</proc/self/ns/net
+	flock -w 60 "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
+}
+
+# For what makes or removes an instance: one at a time everywhere, as they share a directory.
+lock_all() {
+	exec {LOCK_ALL}<"$BPFFS"
+	flock -w 60 "$LOCK_ALL" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
+	lock
 }
 
 instance_exists() {
