@@ -463,6 +463,8 @@ struct {
 struct ring_request {
 	__u32 service; /* id */
 	enum ring_size ring_size; /* RING_SIZE, or what the service has */
+	__u32 forget; /* id of a backend that goes, and is base of no slot any more; 0: none */
+	__u32 pad;
 };
 
 struct {

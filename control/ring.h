@@ -1,29 +1,41 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The control program that fills a service's ring from its members: each gets a run of slots as
- * long as its share of the weights, to the slot. Packets may pass meanwhile; each slot is one store.
+ * The control program that fills a service's ring from its members, by Maglev's method (Eisenbud et al.,
+ * NSDI 2016, section 3.4): each member has a permutation of all slots, and in turn each takes the next slot
+ * of its own that is still free. Weights decide whose turn it is. The result depends on the ring's size, the
+ * members' addresses, ports and weights, and the seed: on nothing else.
+ *
+ * Packets may pass meanwhile; each slot is one store.
  */
 #ifndef CONTROL_RING_H
 #define CONTROL_RING_H
 
-#include "../maps.h"
+#include "../datapath/hash.h"
+#include "../datapath/settings.h"
 
 struct ring_share {
+	__u64 address[2]; /* host order, so that it compares as a number */
+	__u32 port;
 	__u32 backend; /* id */
 	__u32 weight;
+	__u32 turns; /* taken so far */
+	__u32 next; /* slot, of the member's permutation */
+	__u32 skip; /* slots to the one after it */
 };
 
 /* Working memory of ring_fill(). lb.sh's lock lets only one run at a time. */
 struct ring_work {
 	__u32 service;
-	__u32 ring_size;
+	__u32 size; /* slots */
 	__u32 count; /* of shares */
-	__u32 next; /* slot */
+	__u32 filled; /* slots */
 	__u32 overflow; /* 1: there are more active members than shares */
-	__u32 pad;
-	__u64 weights; /* of all shares together */
-	__u64 dealt; /* of the shares that have their slots */
+	__u32 forget; /* id of a backend that goes: no slot may name it; 0: none */
+	__u32 moving; /* slots, in the end */
+	__u32 node; /* of the heap, where a share is sinking */
 	struct ring_share shares[MAX_MEMBERS];
+	__u16 heap[MAX_MEMBERS]; /* indices of shares; whose turn it is, at 0 */
+	__u16 slots[RING_SIZE + 1]; /* the new ring: backend ids */
 };
 
 struct {
@@ -41,65 +53,220 @@ static __always_inline struct ring_work *ring_work_get(void)
 	return bpf_map_lookup_elem(&ring_work, &zero);
 }
 
+/* `i`, in a form that shows the verifier that it is below MAX_MEMBERS; clang may know, and must not tell. */
+static __always_inline __u32 member_index(__u32 i)
+{
+	asm volatile("" : "+r"(i));
+	return i & (MAX_MEMBERS - 1);
+}
+
+static __always_inline struct ring_share *ring_share_at(struct ring_work *work, __u32 i)
+{
+	return &work->shares[member_index(i)];
+}
+
+static __always_inline __u16 *ring_heap_at(struct ring_work *work, __u32 node)
+{
+	return &work->heap[member_index(node)];
+}
+
+static __always_inline struct ring_share *ring_share_of_node(struct ring_work *work, __u32 node)
+{
+	return ring_share_at(work, *ring_heap_at(work, node));
+}
+
+/* Where a member's permutation begins, and how far it is to its next slot (as in the paper). */
+static __always_inline void ring_permute(struct ring_share *share, const struct settings *conf,
+					 __u32 size)
+{
+	__u64 hash = hash_mix(conf->seed[0], share->address[0]);
+
+	hash = hash_mix(hash, share->address[1]);
+	hash = hash_mix(hash ^ conf->seed[1], share->port);
+	share->next = hash_below(hash >> 32, size);
+	share->skip = hash_below(hash_mix(hash, 1) >> 32, size - 1) + 1;
+}
+
 /* One element of `members`: noted if it is an active member of the service at hand. */
 static long ring_collect(void *map, const struct member_key *key, const struct member *member,
 			 void *unused)
 {
 	struct ring_work *work = ring_work_get();
-	__u32 i;
+	struct settings *conf = settings_get();
+	struct ring_share *share;
+	struct target *target;
+	__u32 i, backend;
 
-	if (!work || key->service != work->service)
+	if (!work || !conf || key->service != work->service)
 		return 0;
-	if (member->state != MEMBER_ACTIVE || !member->weight)
+	backend = key->backend;
+	target = bpf_map_lookup_elem(&targets, &backend);
+	if (!target || member->state != MEMBER_ACTIVE || !member->weight)
 		return 0;
 	i = work->count;
 	if (i >= MAX_MEMBERS) {
 		work->overflow = 1;
 		return 1;
 	}
-	work->shares[i].backend = key->backend;
-	work->shares[i].weight = member->weight;
-	work->weights += member->weight;
+	share = ring_share_at(work, i);
+	share->address[0] = bpf_be64_to_cpu(((__be64 *)&target->address)[0]);
+	share->address[1] = bpf_be64_to_cpu(((__be64 *)&target->address)[1]);
+	share->port = bpf_ntohs(target->port);
+	share->backend = backend;
+	share->weight = member->weight;
+	share->turns = 0;
+	ring_permute(share, conf, work->size);
+	*ring_heap_at(work, i) = i;
 	work->count = i + 1;
 	return 0;
 }
 
-/* Stores the next slot. */
-static long ring_store(__u32 unused, const struct ring_slot *slot)
+/*
+ * Is it a's turn before b's? With equal weights all take turns in the order of their addresses; else a
+ * member of weight w has its k-th turn (from 0) at the time (k + 1/2) / w.
+ */
+static __always_inline bool ring_is_before(const struct ring_share *a, const struct ring_share *b)
+{
+	__u64 at = (2ULL * a->turns + 1) * b->weight, bt = (2ULL * b->turns + 1) * a->weight;
+
+	if (at != bt)
+		return at < bt;
+	if (a->address[0] != b->address[0])
+		return a->address[0] < b->address[0];
+	if (a->address[1] != b->address[1])
+		return a->address[1] < b->address[1];
+	return a->port < b->port;
+}
+
+/* One level down, until the share at work->node is before both of its children. */
+static long ring_sink(__u32 level, void *unused)
 {
 	struct ring_work *work = ring_work_get();
-	__u64 *stored;
-	__u32 service;
-	void *ring;
+	__u32 node, child;
+	__u16 sinking;
 
 	if (!work)
 		return 1;
+	node = work->node;
+	child = 2 * node + 1;
+	if (child >= work->count)
+		return 1;
+	if (child + 1 < work->count &&
+	    ring_is_before(ring_share_of_node(work, child + 1), ring_share_of_node(work, child)))
+		child++;
+	if (ring_is_before(ring_share_of_node(work, node), ring_share_of_node(work, child)))
+		return 1;
+	sinking = *ring_heap_at(work, node);
+	*ring_heap_at(work, node) = *ring_heap_at(work, child);
+	*ring_heap_at(work, child) = sinking;
+	work->node = child;
+	return 0;
+}
+
+#define HEAP_LEVELS 12 /* of MAX_MEMBERS nodes */
+
+/* Makes a heap of the shares, from the last one that has children to the first. */
+static long ring_order(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+
+	if (!work || i >= work->count / 2)
+		return 1;
+	work->node = work->count / 2 - 1 - i;
+	bpf_loop(HEAP_LEVELS, ring_sink, NULL, 0);
+	return 0;
+}
+
+/* Tries one slot of the permutation of the member whose turn it is. */
+static long ring_probe(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct ring_share *share;
+	__u32 slot;
+
+	if (!work)
+		return 1;
+	share = ring_share_of_node(work, 0);
+	slot = share->next;
+	share->next = slot + share->skip;
+	if (share->next >= work->size)
+		share->next -= work->size;
+	if (slot >= RING_SIZE)
+		return 1;
+	if (work->slots[slot])
+		return 0;
+	work->slots[slot] = share->backend;
+	return 1;
+}
+
+/* One turn. */
+static long ring_turn(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+
+	if (!work)
+		return 1;
+	bpf_loop(work->size, ring_probe, NULL, 0);
+	ring_share_of_node(work, 0)->turns++;
+	work->node = 0;
+	bpf_loop(HEAP_LEVELS, ring_sink, NULL, 0);
+	return 0;
+}
+
+static long ring_clear(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+
+	if (!work || i >= RING_SIZE)
+		return 1;
+	work->slots[i] = 0;
+	return 0;
+}
+
+/*
+ * What becomes of a slot whose new backend is `now`. It begins to move when flows begun before may live
+ * elsewhere, and goes on until the sweep has seen that none does. Not inline, so that struct ring_slot
+ * comes into the BTF, for lb.sh.
+ */
+static __noinline long ring_slot_change(struct ring_slot *slot, __u16 now, __u16 forget)
+{
+	if (slot->current != now && !slot->moving) {
+		slot->base = slot->current;
+		slot->moving = slot->current != 0; /* nobody's slot has no flows */
+	}
+	slot->current = now;
+	if (!slot->moving)
+		slot->base = now;
+	else if (slot->base == forget)
+		slot->base = 0;
+	return 0;
+}
+
+/* Stores one slot. */
+static long ring_store(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct ring_slot slot;
+	__u64 *stored;
+	__u32 service;
+	void *ring;
+	__u16 now;
+
+	if (!work || i >= RING_SIZE)
+		return 1;
+	now = work->slots[i];
 	service = work->service;
 	ring = bpf_map_lookup_elem(&rings, &service);
 	if (!ring)
 		return 1;
-	stored = bpf_map_lookup_elem(ring, &work->next);
+	stored = bpf_map_lookup_elem(ring, &i);
 	if (!stored)
 		return 1;
-	*(volatile __u64 *)stored = *(const __u64 *)slot;
-	work->next++;
-	return 0;
-}
-
-/* Gives the i-th member its run of slots. */
-static long ring_deal(__u32 i, void *unused)
-{
-	struct ring_work *work = ring_work_get();
-	struct ring_slot slot = {};
-	__u32 end;
-
-	if (!work || i >= MAX_MEMBERS || !work->weights)
-		return 1;
-	slot.current = work->shares[i].backend;
-	slot.base = slot.current;
-	work->dealt += work->shares[i].weight;
-	end = work->dealt * work->ring_size / work->weights;
-	bpf_loop(end - work->next, ring_store, &slot, 0);
+	*(__u64 *)&slot = *(volatile __u64 *)stored;
+	ring_slot_change(&slot, now, work->forget);
+	*(volatile __u64 *)stored = *(__u64 *)&slot;
+	work->moving += slot.moving;
+	work->filled++;
 	return 0;
 }
 
@@ -112,25 +279,25 @@ int ring_fill(void *unused)
 {
 	struct ring_work *work = ring_work_get();
 	struct ring_request *request;
-	__u32 zero = 0, size;
-	struct ring_slot none = {};
+	__u32 zero = 0;
 
 	request = bpf_map_lookup_elem(&ring_request, &zero);
-	if (!work || !request)
+	if (!work || !request || request->ring_size < 2 || request->ring_size > RING_SIZE)
 		return 1;
 	work->service = request->service;
-	size = request->ring_size;
-	work->ring_size = size;
-	work->count = work->next = work->overflow = work->weights = work->dealt = 0;
+	work->size = request->ring_size;
+	work->forget = request->forget;
+	work->count = work->filled = work->overflow = work->moving = 0;
 
 	bpf_for_each_map_elem(&members, ring_collect, NULL, 0);
 	if (work->overflow)
 		return 1;
+	bpf_loop(work->size, ring_clear, NULL, 0);
+	bpf_loop(MAX_MEMBERS / 2, ring_order, NULL, 0);
 	if (work->count)
-		bpf_loop(work->count, ring_deal, NULL, 0);
-	else
-		bpf_loop(size, ring_store, &none, 0);
-	return work->next != size;
+		bpf_loop(work->size, ring_turn, NULL, 0);
+	bpf_loop(work->size, ring_store, NULL, 0);
+	return work->filled != work->size;
 }
 
 #endif

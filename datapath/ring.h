@@ -3,17 +3,9 @@
 #ifndef DATAPATH_RING_H
 #define DATAPATH_RING_H
 
+#include "hash.h"
 #include "packet.h"
 #include "settings.h"
-
-/* Multiply and fold by shift, twice: each bit of the input reaches each bit of the result. */
-static __always_inline __u64 hash_mix(__u64 hash, __u64 word)
-{
-	hash = (hash ^ word) * 0x9fb21c651e98df25ULL;
-	hash ^= hash >> 32;
-	hash *= 0xd6e8feb86659fd93ULL;
-	return hash ^ hash >> 29;
-}
 
 /* The same for all packets of a flow, on all balancers with the same seed. */
 static __always_inline __u64 flow_hash(const struct flow_key *tuple, const struct settings *conf)
@@ -31,7 +23,7 @@ static __always_inline __u64 flow_hash(const struct flow_key *tuple, const struc
 /* Returns a backend's id, or 0 when the service has no active member. */
 static __always_inline __u32 ring_choose(__u32 service, __u32 ring_size, __u64 hash)
 {
-	__u32 index = (hash >> 32) * ring_size >> 32;
+	__u32 index = hash_below(hash >> 32, ring_size);
 	struct ring_slot *slot;
 	void *ring;
 
