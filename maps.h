@@ -24,6 +24,7 @@
 #ifndef MAX_FLOWS
 #define MAX_FLOWS 262144
 #endif
+#define MAX_SYNS 65536
 #define MAX_FRAGMENTED 16384 /* packets whose fragments are on their way at one time */
 #define MAX_NEIGHBOURS 16384
 #define MAX_SNAT 64 /* source addresses of each family; a power of 2 */
@@ -38,6 +39,19 @@ struct addr {
 enum service_mode {
 	MODE_NAT = 0, /* both addresses rewritten; replies come back through the balancer */
 	MODE_DNAT = 1, /* the destination only; backends route their replies through the balancer */
+};
+
+/* Which flows are remembered, in the modes that need no memory to rewrite. */
+enum service_track {
+	TRACK_AUTO = 0, /* TCP, in ring slots that move */
+	TRACK_ALWAYS = 1, /* all flows */
+	TRACK_NEVER = 2,
+};
+
+/* What of a packet picks its ring slot. */
+enum service_hash {
+	HASH_5TUPLE = 0, /* addresses, ports and protocol */
+	HASH_SOURCE = 1, /* the client's address: he stays with a backend, whatever he asks of it */
 };
 
 enum service_flags {
@@ -57,6 +71,8 @@ struct service {
 	enum service_mode mode;
 	enum service_flags flags;
 	__u32 vip_ifindex; /* the interface we added the VIP to, 0 if we did not */
+	enum service_track track;
+	enum service_hash hash;
 	char name[NAME_SIZE];
 };
 
@@ -93,12 +109,17 @@ struct backend_key {
 	__u8 pad[6];
 };
 
+enum backend_state {
+	BACKEND_UP = 0,
+	BACKEND_DOWN = 1, /* declared so: its flows go to others at once */
+};
+
 struct backend {
 	__u32 id; /* 1 to MAX_BACKENDS: index into targets, named by ring slots and flows */
 	__u32 neighbour_ifindex; /* 0: no route to it */
 	struct addr neighbour; /* the next hop on that interface: the backend itself or a router */
 	__u32 managed; /* 1: we marked its neighbour entry managed, and delete it in the end */
-	__u32 pad;
+	enum backend_state state;
 	struct addr source; /* ours, towards it; all zero without a route */
 };
 
@@ -196,6 +217,21 @@ struct {
 	__array(values, struct ring);
 } rings SEC(".maps");
 
+/* ring_states: service id -> what is going on in its ring. Written by the control programs. */
+struct ring_state {
+	__u64 changed; /* jiffies, when a slot last changed its backend; 0: never */
+	__u32 moving; /* slots, as the last fill or sweep left them */
+	__u32 remembered; /* flows, as the last sweep found them */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SERVICES + 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct ring_state);
+} ring_states SEC(".maps");
+
 /*
  * targets: backend id -> what a packet for this backend becomes. lb.sh writes address, port and
  * source; the datapath looks up the next hop and keeps it here.
@@ -205,7 +241,7 @@ struct target {
 	__be16 port; /* 0: keep the port */
 	__u8 dst_mac[6]; /* the next hop's */
 	__u8 src_mac[6]; /* and of the interface towards it */
-	__u8 pad[2];
+	__u16 is_down; /* 1: it is declared to be, and gets no packets */
 	__u32 ifindex; /* that interface; 0: packets cannot be sent now */
 	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
 	__u64 checked; /* jiffies at the last look-up */
@@ -290,6 +326,8 @@ struct flow_key {
 enum flow_direction {
 	FLOW_TO_BACKEND = 0, /* leaves through the backend's target */
 	FLOW_TO_CLIENT = 1, /* leaves through the next hop below */
+	FLOW_TRACKED =
+		2, /* in the other modes: only says which backend a client's packets stay with */
 };
 
 enum flow_state { /* bits, the same in both entries */
@@ -323,6 +361,24 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+/*
+ * syns: in modes that need no memory to rewrite, where flows are remembered: the backends of connections of
+ * which no more than a SYN has been seen. So a flood of SYNs drives no living flow out of `flows`.
+ */
+struct syn {
+	__u32 backend; /* id */
+	__u32 service; /* id */
+	__u64 seen; /* jiffies */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SYNS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct flow_key);
+	__type(value, struct syn);
+} syns SEC(".maps");
 
 /*
  * fragmented: a packet that is sent in fragments -> what was done with the first one, which alone has
@@ -458,13 +514,16 @@ struct {
 } settings SEC(".maps");
 
 /*
- * ring_request: the argument of the control program ring_fill, which `bpftool prog run` cannot pass.
+ * ring_request: the argument of the control programs ring_fill, ring_sweep and flows_forget, which `bpftool
+ * prog run` cannot pass.
  */
 struct ring_request {
-	__u32 service; /* id */
+	__u32 service; /* id; flows_forget: 0 for all */
 	enum ring_size ring_size; /* RING_SIZE, or what the service has */
 	__u32 forget; /* id of a backend that goes, and is base of no slot any more; 0: none */
-	__u32 pad;
+	__u32 is_steady; /* 1: no slot moves: in mode nat every flow is known anyway, and track never wants it so */
+	enum service_track track;
+	enum service_hash hash;
 };
 
 struct {

@@ -16,6 +16,7 @@
 #include "control/clock.h"
 #include "control/flows.h"
 #include "control/ring.h"
+#include "control/sweep.h"
 
 SEC("xdp")
 int xdp_lb(struct xdp_md *ctx)

@@ -14,15 +14,24 @@ static long active_clear(__u32 i, void *unused)
 	return 0;
 }
 
-/* One element of `flows`. Of the two entries of a flow, the replies' tells more about its end. */
+/* Of the two entries of a flow in mode nat, the replies' tells more about its end. */
+static __always_inline bool flow_is_active(const struct settings *conf, const struct flow *flow,
+					   __u8 protocol)
+{
+	if (flow->direction == FLOW_TRACKED)
+		return !tracked_is_over(conf, flow, protocol);
+	return flow->direction == FLOW_TO_CLIENT && !flow_is_closed(flow) &&
+	       !flow_is_over(conf, flow, protocol, false);
+}
+
+/* One element of `flows`. */
 static long active_count(void *map, const struct flow_key *key, const struct flow *flow,
 			 void *unused)
 {
 	struct settings *conf = settings_get();
 	__u32 backend = flow->backend, *active_flows;
 
-	if (!conf || flow->direction != FLOW_TO_CLIENT || flow_is_closed(flow) ||
-	    flow_is_over(conf, flow, key->protocol, false))
+	if (!conf || !flow_is_active(conf, flow, key->protocol))
 		return 0;
 	active_flows = bpf_map_lookup_elem(&active, &backend);
 	if (active_flows)

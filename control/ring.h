@@ -31,11 +31,16 @@ struct ring_work {
 	__u32 filled; /* slots */
 	__u32 overflow; /* 1: there are more active members than shares */
 	__u32 forget; /* id of a backend that goes: no slot may name it; 0: none */
+	__u32 is_steady; /* 1: no slot moves */
+	enum service_hash hash;
+	__u32 changed; /* slots */
 	__u32 moving; /* slots, in the end */
+	__u32 remembered; /* flows, that the sweep has found */
 	__u32 node; /* of the heap, where a share is sinking */
 	struct ring_share shares[MAX_MEMBERS];
 	__u16 heap[MAX_MEMBERS]; /* indices of shares; whose turn it is, at 0 */
-	__u16 slots[RING_SIZE + 1]; /* the new ring: backend ids */
+	__u16 slots[RING_SIZE +
+		    1]; /* the new ring: backend ids. The sweep: 1 where a slot must go on moving */
 };
 
 struct {
@@ -77,14 +82,15 @@ static __always_inline struct ring_share *ring_share_of_node(struct ring_work *w
 
 /* Where a member's permutation begins, and how far it is to its next slot (as in the paper). */
 static __always_inline void ring_permute(struct ring_share *share, const struct settings *conf,
-					 __u32 size)
+					 const struct ring_work *work)
 {
 	__u64 hash = hash_mix(conf->seed[0], share->address[0]);
 
 	hash = hash_mix(hash, share->address[1]);
-	hash = hash_mix(hash ^ conf->seed[1], share->port);
-	share->next = hash_below(hash >> 32, size);
-	share->skip = hash_below(hash_mix(hash, 1) >> 32, size - 1) + 1;
+	/* For HASH_SOURCE, the same in all services that a host serves, at whatever port. */
+	hash = hash_mix(hash ^ conf->seed[1], work->hash == HASH_SOURCE ? 0 : share->port);
+	share->next = hash_below(hash >> 32, work->size);
+	share->skip = hash_below(hash_mix(hash, 1) >> 32, work->size - 1) + 1;
 }
 
 /* One element of `members`: noted if it is an active member of the service at hand. */
@@ -101,7 +107,8 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 		return 0;
 	backend = key->backend;
 	target = bpf_map_lookup_elem(&targets, &backend);
-	if (!target || member->state != MEMBER_ACTIVE || !member->weight)
+	if (!target || target->is_down || backend == work->forget ||
+	    member->state != MEMBER_ACTIVE || !member->weight)
 		return 0;
 	i = work->count;
 	if (i >= MAX_MEMBERS) {
@@ -115,7 +122,7 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 	share->backend = backend;
 	share->weight = member->weight;
 	share->turns = 0;
-	ring_permute(share, conf, work->size);
+	ring_permute(share, conf, work);
 	*ring_heap_at(work, i) = i;
 	work->count = i + 1;
 	return 0;
@@ -225,14 +232,14 @@ static long ring_clear(__u32 i, void *unused)
 
 /*
  * What becomes of a slot whose new backend is `now`. It begins to move when flows begun before may live
- * elsewhere, and goes on until the sweep has seen that none does. Not inline, so that struct ring_slot
- * comes into the BTF, for lb.sh.
+ * elsewhere, which those of nobody and of a backend that goes do not, and goes on until the sweep has seen
+ * that none does. Not inline, so that struct ring_slot comes into the BTF, for lb.sh.
  */
 static __noinline long ring_slot_change(struct ring_slot *slot, __u16 now, __u16 forget)
 {
 	if (slot->current != now && !slot->moving) {
 		slot->base = slot->current;
-		slot->moving = slot->current != 0; /* nobody's slot has no flows */
+		slot->moving = slot->current && slot->current != forget;
 	}
 	slot->current = now;
 	if (!slot->moving)
@@ -263,11 +270,32 @@ static long ring_store(__u32 i, void *unused)
 	if (!stored)
 		return 1;
 	*(__u64 *)&slot = *(volatile __u64 *)stored;
-	ring_slot_change(&slot, now, work->forget);
+	work->changed += slot.current != now;
+	if (work->is_steady) {
+		slot.current = slot.base = now;
+		slot.moving = 0;
+	} else {
+		ring_slot_change(&slot, now, work->forget);
+	}
 	*(volatile __u64 *)stored = *(__u64 *)&slot;
 	work->moving += slot.moving;
 	work->filled++;
 	return 0;
+}
+
+/* Takes over what lb.sh asks for. Returns false for a size that no ring has. */
+static __always_inline bool ring_begin(struct ring_work *work, const struct ring_request *request)
+{
+	if (request->ring_size < 2 || request->ring_size > RING_SIZE)
+		return false;
+	work->service = request->service;
+	work->size = request->ring_size;
+	work->forget = request->forget;
+	work->is_steady = request->is_steady;
+	work->hash = request->hash;
+	work->count = work->filled = work->overflow = work->changed = 0;
+	work->moving = work->remembered = 0;
+	return true;
 }
 
 /*
@@ -279,16 +307,13 @@ int ring_fill(void *unused)
 {
 	struct ring_work *work = ring_work_get();
 	struct ring_request *request;
-	__u32 zero = 0;
+	struct ring_state *state;
+	__u32 zero = 0, service;
 
 	request = bpf_map_lookup_elem(&ring_request, &zero);
-	if (!work || !request || request->ring_size < 2 || request->ring_size > RING_SIZE)
+	if (!work || !request || !ring_begin(work, request))
 		return 1;
-	work->service = request->service;
-	work->size = request->ring_size;
-	work->forget = request->forget;
-	work->count = work->filled = work->overflow = work->moving = 0;
-
+	service = work->service;
 	bpf_for_each_map_elem(&members, ring_collect, NULL, 0);
 	if (work->overflow)
 		return 1;
@@ -297,6 +322,12 @@ int ring_fill(void *unused)
 	if (work->count)
 		bpf_loop(work->size, ring_turn, NULL, 0);
 	bpf_loop(work->size, ring_store, NULL, 0);
+	state = bpf_map_lookup_elem(&ring_states, &service);
+	if (state) {
+		state->moving = work->moving;
+		if (work->changed)
+			state->changed = jiffies();
+	}
 	return work->filled != work->size;
 }
 

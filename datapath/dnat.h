@@ -8,10 +8,10 @@
 #define DATAPATH_DNAT_H
 
 #include "neighbour.h"
-#include "ring.h"
 #include "send.h"
 #include "service.h"
 #include "target.h"
+#include "track.h"
 
 /* A client's packet for the service. */
 static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet *pkt,
@@ -28,7 +28,7 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 
 	if (pkt->kind != PACKET_ERROR && neighbour_is_wanted(conf)) /* whoever sends those */
 		neighbour_learn(ctx, pkt);
-	flow.backend = ring_choose(service->id, service->ring_size, flow_hash(tuple, conf));
+	flow.backend = track_choose(pkt, service, conf);
 	target = target_get(flow.backend);
 	if (!target)
 		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);
@@ -37,7 +37,7 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 	flow.destination = target->address;
 	flow.destination_port = target->port ?: tuple->destination_port;
 	flow_set_deltas(&flow, tuple);
-	if (pkt->kind == PACKET_TCP && (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if (packet_is_syn(pkt))
 		count_opened(flow.backend);
 	return send(ctx, pkt, conf, &flow, target->ifindex, target->dst_mac, target->src_mac);
 }

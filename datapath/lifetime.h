@@ -38,6 +38,25 @@ static __always_inline __u32 tcp_timeout(const struct settings *conf, const stru
 			 conf->tcp_syn_timeout;
 }
 
+/* In the modes that see a client's packets only. What is half closed: RFC 5382, REQ-5. */
+#define TRACKED_FIN_TIMEOUT 240
+
+static __always_inline bool tracked_is_over(const struct settings *conf, const struct flow *flow,
+					    __u8 protocol)
+{
+	__u32 seconds = conf->echo_timeout;
+
+	if (protocol == IPPROTO_UDP)
+		seconds = conf->udp_timeout;
+	else if (protocol == IPPROTO_TCP && flow->state & FLOW_RESET)
+		seconds = conf->tcp_closed_timeout;
+	else if (protocol == IPPROTO_TCP)
+		seconds = flow->state & FLOW_FIN_CLIENT ?
+				  at_most(TRACKED_FIN_TIMEOUT, conf->tcp_timeout) :
+				  conf->tcp_timeout;
+	return has_surely_passed(conf, flow->seen, seconds);
+}
+
 static __always_inline bool flow_is_over(const struct settings *conf, const struct flow *flow,
 					 __u8 protocol, bool pressed)
 {

@@ -23,6 +23,7 @@ struct nat_request {
 	struct flow_key client; /* the client's packet as it arrived */
 	__u32 service; /* id */
 	__u32 ring_size;
+	enum service_hash by;
 	__u32 backend; /* id of the one it is on; 0: none yet */
 	__u32 state; /* enum flow_state, what the packet shows of it */
 	struct addr source; /* address and port that it has there */
@@ -322,18 +323,18 @@ __weak __noinline int nat_begin(void)
 	struct nat_reply *reply;
 	struct target *target;
 	struct flow *flow;
-	__u64 hash;
+	__u32 index;
 
 	if (!conf || !work)
 		return REASON_NO_MEMORY;
 	request = &work->request;
 	reply = &work->reply;
 	flow = &work->flow;
-	hash = flow_hash(&request->client, conf);
 	if (!request->backend || !nat_is_member(request)) {
 		if (request->state & FLOW_RESET)
 			return REASON_NO_FLOW; /* it ends one that is no more */
-		request->backend = ring_choose(request->service, request->ring_size, hash);
+		index = ring_index(&request->client, request->ring_size, request->by, conf);
+		request->backend = ring_slot_get(request->service, index).current;
 		request->port = 0;
 	}
 	target = target_get(request->backend);
@@ -344,7 +345,7 @@ __weak __noinline int nat_begin(void)
 
 	nat_init_flow(flow, request, target);
 	nat_init_reply(reply, request, flow);
-	reply->start = hash;
+	reply->start = flow_hash(&request->client, conf);
 	reply->err = -EEXIST;
 	if (request->port) {
 		reply->err = nat_claim(reply, conf);
@@ -360,19 +361,6 @@ __weak __noinline int nat_begin(void)
 	flow->source_port = reply->key.destination_port;
 	flow_set_deltas(flow, &request->client);
 	return REASON_FORWARDED;
-}
-
-/* Does the flow go where its backend is? Not so when that was deleted. */
-static __always_inline bool nat_is_alive(const struct flow *flow, const struct target *target,
-					 const struct flow_key *tuple)
-{
-	return target && addr_equal(&flow->destination, &target->address) &&
-	       flow->destination_port == (target->port ?: tuple->destination_port);
-}
-
-static __always_inline bool packet_is_syn(const struct packet *pkt)
-{
-	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
 /* Does the client's packet begin a new flow, where there was one with the same addresses and ports? */
@@ -414,6 +402,7 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 	request->client = pkt->tuple;
 	request->service = service->id;
 	request->ring_size = service->ring_size;
+	request->by = service->hash;
 	request->restart = old && nat_starts_afresh(pkt, old, conf);
 	request->state = nat_state(pkt, !old || request->restart);
 	request->is_ipv6 = pkt->is_ipv6;
@@ -519,7 +508,7 @@ static __always_inline int nat_forward(struct xdp_md *ctx, const struct packet *
 	struct nat_work *work;
 	enum reason reason;
 
-	if (flow && !nat_is_alive(flow, target, &pkt->tuple))
+	if (flow && !flow_leads_to(flow, target, &pkt->tuple))
 		flow = NULL;
 	if (!flow && (pkt->kind == PACKET_ERROR || pkt->tcp_flags & TCP_RST))
 		return finish(ctx, pkt, conf, service->id, REASON_NO_FLOW);

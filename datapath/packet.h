@@ -286,4 +286,10 @@ __weak __noinline int packet_parse(struct xdp_md *ctx, struct packet *pkt)
 	return ok ? 0 : NOT_OURS;
 }
 
+/* One that begins a connection. */
+static __always_inline bool packet_is_syn(const struct packet *pkt)
+{
+	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
 #endif

@@ -10,12 +10,20 @@
 #define AF_INET 2 /* the two values that bpf_fib_lookup() takes; libc's header is not for BPF */
 #define AF_INET6 10
 
-/* NULL: no such backend (any more). */
+/* NULL: no such backend (any more), or one that is declared down. */
 static __always_inline struct target *target_get(__u32 backend)
 {
 	struct target *target = bpf_map_lookup_elem(&targets, &backend);
 
-	return target && !addr_is_zero(&target->address) ? target : NULL;
+	return target && !target->is_down && !addr_is_zero(&target->address) ? target : NULL;
+}
+
+/* Does the flow go where its backend is? Not so when that was deleted, though another may have its id. */
+static __always_inline bool flow_leads_to(const struct flow *flow, const struct target *target,
+					  const struct flow_key *tuple)
+{
+	return target && addr_equal(&flow->destination, &target->address) &&
+	       flow->destination_port == (target->port ?: tuple->destination_port);
 }
 
 /* The next hop's address, which bpf_fib_lookup() has put in the place of the backend's. */

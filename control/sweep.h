@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The control programs that end the memory of flows: ring_sweep, when ring slots may stand still again, and
+ * flows_forget, when a backend is deleted.
+ */
+#ifndef CONTROL_SWEEP_H
+#define CONTROL_SWEEP_H
+
+#include "ring.h"
+#include "../datapath/lifetime.h"
+#include "../datapath/ring.h"
+#include "../datapath/target.h"
+
+static __always_inline __u64 *sweep_slot(const struct ring_work *work, __u32 index)
+{
+	__u32 service = work->service;
+	void *ring = bpf_map_lookup_elem(&rings, &service);
+
+	return ring ? bpf_map_lookup_elem(ring, &index) : NULL;
+}
+
+static __always_inline bool sweep_is_of_service(const struct ring_work *work,
+						const struct flow *flow)
+{
+	return flow->direction == FLOW_TRACKED && flow->service == work->service;
+}
+
+/* First pass: forgets what is over, and marks the slots of which flows live elsewhere than new ones would. */
+static long sweep_mark(void *map, const struct flow_key *key, const struct flow *flow, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct settings *conf = settings_get();
+	struct ring_slot slot;
+	__u32 index;
+
+	if (!work || !conf || !sweep_is_of_service(work, flow))
+		return 0;
+	if (tracked_is_over(conf, flow, key->protocol) ||
+	    !flow_leads_to(flow, target_get(flow->backend), key)) {
+		bpf_map_delete_elem(&flows, key);
+		return 0;
+	}
+	work->remembered++;
+	index = ring_index(key, work->size, work->hash, conf);
+	slot = ring_slot_get(work->service, index);
+	if (flow->backend != slot.current && index < RING_SIZE)
+		work->slots[index] = 1;
+	return 0;
+}
+
+/* Second pass: the other slots stand still again. */
+static long sweep_settle(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct ring_slot slot;
+	__u64 *stored;
+
+	if (!work || i >= RING_SIZE)
+		return 1;
+	stored = sweep_slot(work, i);
+	if (!stored)
+		return 1;
+	*(__u64 *)&slot = *(volatile __u64 *)stored;
+	if (!slot.moving)
+		return 0;
+	if (work->slots[i]) {
+		work->moving++;
+		return 0;
+	}
+	slot.base = slot.current;
+	slot.moving = 0;
+	*(volatile __u64 *)stored = *(__u64 *)&slot;
+	return 0;
+}
+
+static long sweep_count(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	__u64 *stored;
+
+	if (!work || i >= RING_SIZE)
+		return 1;
+	stored = sweep_slot(work, i);
+	if (stored)
+		work->moving += ((struct ring_slot *)stored)->moving;
+	return 0;
+}
+
+/* Third pass: in slots that stand still nobody looks for a flow. */
+static long sweep_forget(void *map, const struct flow_key *key, const struct flow *flow,
+			 void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct settings *conf = settings_get();
+	__u32 index;
+
+	if (!work || !conf || !sweep_is_of_service(work, flow))
+		return 0;
+	index = ring_index(key, work->size, work->hash, conf);
+	if (ring_slot_get(work->service, index).moving)
+		return 0;
+	bpf_map_delete_elem(&flows, key);
+	if (work->remembered)
+		work->remembered--;
+	return 0;
+}
+
+/*
+ * Ends the move of a service's slots where it can: once no slot was changed for as long as a connection may be
+ * idle, and all flows of the slot that live are on its current backend. A flow that is not remembered by then
+ * was idle for longer. Always returns 0, unless there is no such ring.
+ */
+SEC("syscall")
+int ring_sweep(void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct settings *conf = settings_get();
+	struct ring_request *request;
+	struct ring_state *state;
+	__u32 zero = 0, service;
+
+	request = bpf_map_lookup_elem(&ring_request, &zero);
+	if (!work || !conf || !request || !ring_begin(work, request))
+		return 1;
+	service = work->service;
+	state = bpf_map_lookup_elem(&ring_states, &service);
+	if (!state)
+		return 1;
+	bpf_loop(work->size, ring_clear, NULL, 0);
+	bpf_for_each_map_elem(&flows, sweep_mark, NULL, 0);
+	if (has_surely_passed(conf, state->changed, conf->tcp_timeout))
+		bpf_loop(work->size, sweep_settle, NULL, 0);
+	else
+		bpf_loop(work->size, sweep_count, NULL, 0);
+	if (request->track == TRACK_AUTO)
+		bpf_for_each_map_elem(&flows, sweep_forget, NULL, 0);
+	state->moving = work->moving;
+	state->remembered = work->remembered;
+	return 0;
+}
+
+static __always_inline bool forget_is_meant(const struct ring_request *request, __u32 backend,
+					    __u32 service)
+{
+	return backend == request->forget && (!request->service || service == request->service);
+}
+
+static long forget_flow(void *map, const struct flow_key *key, const struct flow *flow,
+			void *unused)
+{
+	__u32 zero = 0;
+	struct ring_request *request = bpf_map_lookup_elem(&ring_request, &zero);
+
+	if (request && forget_is_meant(request, flow->backend, flow->service))
+		bpf_map_delete_elem(&flows, key);
+	return 0;
+}
+
+static long forget_syn(void *map, const struct flow_key *key, const struct syn *syn, void *unused)
+{
+	__u32 zero = 0;
+	struct ring_request *request = bpf_map_lookup_elem(&ring_request, &zero);
+
+	if (request && forget_is_meant(request, syn->backend, syn->service))
+		bpf_map_delete_elem(&syns, key);
+	return 0;
+}
+
+/* All flows, of one service or of all, that are on the backend `forget`. Always returns 0. */
+SEC("syscall")
+int flows_forget(void *unused)
+{
+	bpf_for_each_map_elem(&flows, forget_flow, NULL, 0);
+	bpf_for_each_map_elem(&syns, forget_syn, NULL, 0);
+	return 0;
+}
+
+#endif
