@@ -4,7 +4,7 @@
 
 verb_backend() {
 	local what=add
-	[[ ${1:-} != @(drain|del) ]] || { what=$1 && shift; }
+	[[ ${1:-} != @(drain|del|down|up) ]] || { what=$1 && shift; }
 	if (($# == 0)); then
 		[[ $what != add ]] || misuse "backend needs an address: $PROGRAM backend 10.0.0.2"
 		misuse "backend $what needs an address: $PROGRAM backend $what 10.0.0.2"
@@ -17,7 +17,7 @@ verb_backend() {
 	instance_change
 	[[ $what == add || -n ${BACKEND_ID[$BACKEND]:-} ]] ||
 		die "no backend $BACKEND; there are: ${BACKENDS[*]:-none}"
-	if [[ $what == add ]]; then services_meant; else memberships_meant; fi
+	if [[ $what == add ]]; then services_meant; else memberships_meant; fi # for down and up: all
 	"backend_$what"
 }
 
@@ -29,14 +29,15 @@ parse_backend_words() {
 	SERVICE='' WEIGHT=1
 	while (($#)); do
 		case $what,$1 in
-		*,service | add,weight) (($# >= 2)) || misuse "'$1' needs a word after it: $possible" ;;
+		add,service | drain,service | del,service | add,weight) (($# >= 2)) || misuse "'$1' needs a word after it: $possible" ;;
+		down,* | up,*) misuse "backend $what takes no more than an address, and '$1' is more: it is about all services" ;;
 		*) misuse "'$1' is not understood here: $possible would be" ;;
 		esac
 		if [[ $1 == service ]]; then
 			SERVICE=$2
 		else
-			[[ $2 =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] ||
-				misuse "'$2' is not a weight: a number from 1 to 65535 is"
+			[[ $2 =~ ^(0|[1-9][0-9]{0,4})$ && $2 -le 65535 ]] ||
+				misuse "'$2' is not a weight: a number from 0 to 65535 is, and 0 is as good as drain"
 			WEIGHT=$2
 		fi
 		shift 2
@@ -103,6 +104,8 @@ backend_add() {
 
 # What was done, and will not carry traffic.
 backend_warn() {
+	[[ ${BACKEND_STATE[$BACKEND]} == up ]] ||
+		warn "$BACKEND is declared down, so it gets no traffic until: $PROGRAM backend up $BACKEND"
 	if [[ -z $ROUTE_DEVICE ]]; then
 		warn "$ADDRESS: no route to it, so it gets no traffic; when there is one, run this again"
 		return
@@ -115,7 +118,7 @@ backend_warn() {
 backend_new() {
 	free_id targets "${BACKEND_ID[@]}" || die "there are $MOST_IDS backends, and that is the most there can be"
 	map_update backend_counters "$FREE_ID" : backend_counters
-	state_set_backend "$BACKEND" "$FREE_ID" "$ADDRESS" "$PORT" -
+	state_set_backend "$BACKEND" "$FREE_ID" "$ADDRESS" "$PORT" - up
 }
 
 # The name of the backend with this id.
@@ -134,7 +137,7 @@ backend_key() {
 # What we do to the neighbour is written down before it is done, so that it is undone in any case; and
 # what was written down before is undone before it is overwritten.
 backend_enter() {
-	local id=${BACKEND_ID[$1]} ifindex=0 managed=0
+	local ifindex=0 managed=0
 	if [[ -n $ROUTE_DEVICE ]]; then
 		ifindex=${LINK_INDEX[$ROUTE_DEVICE]}
 		neighbour_is_static "$ROUTE_NEXTHOP" "$ROUTE_DEVICE" || managed=1
@@ -143,8 +146,9 @@ backend_enter() {
 	BACKEND_SOURCE[$1]=$ROUTE_SOURCE
 	addresses_sync
 	backend_key "$1"
-	map_update backends "${BACKEND_KEY[@]}" : backend id="$id" neighbour_ifindex="$ifindex" \
-		neighbour="$ROUTE_NEXTHOP" managed="$managed" source="$ROUTE_SOURCE"
+	map_update backends "${BACKEND_KEY[@]}" : backend id="${BACKEND_ID[$1]}" neighbour_ifindex="$ifindex" \
+		neighbour="$ROUTE_NEXTHOP" managed="$managed" source="$ROUTE_SOURCE" \
+		state="BACKEND_${BACKEND_STATE[$1]^^}"
 	target_update "$1"
 	((managed == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE"
 }
@@ -154,6 +158,7 @@ backend_enter() {
 target_update() {
 	local old
 	local -a target=(target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}")
+	[[ ${BACKEND_STATE[$1]} == up ]] || target+=(is_down=1)
 	encode "${BACKEND_ID[$1]}"
 	KEY=$OCTETS
 	map_lookup targets
@@ -185,6 +190,23 @@ backend_drain() {
 	done
 }
 
+# Declared down: out of the rings first, so that no packet finds it there; then its flows lose it.
+backend_down() {
+	local name
+	backend_key "$BACKEND"
+	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_DOWN
+	for name in "${MEANT[@]}"; do ring_fill "$name" "${BACKEND_ID[$BACKEND]}"; done
+	map_change targets "${BACKEND_ID[$BACKEND]}" : target is_down=1
+}
+
+backend_up() {
+	local name
+	backend_key "$BACKEND"
+	map_change targets "${BACKEND_ID[$BACKEND]}" : target is_down=0
+	for name in "${MEANT[@]}"; do ring_fill "$name"; done
+	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_UP
+}
+
 backend_del() {
 	local name
 	for name in "${MEANT[@]}"; do
@@ -194,13 +216,14 @@ backend_del() {
 	addresses_sync
 }
 
-# backend_leave SERVICE BACKEND: out of the ring first and out of the members last, so that a second
-# try finds it again.
+# backend_leave SERVICE BACKEND: out of the ring first, then its flows, and out of the members last, so that
+# a second try finds it again.
 backend_leave() {
 	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]}
 	[[ -n ${MEMBER_WEIGHT[$key]:-} ]] || return 0
-	member_set "$1" "$2" "${MEMBER_WEIGHT[$key]}" MEMBER_DRAINING
+	ring_fill "$1" "${key#*,}"
 	return_leave "$1" "$2"
+	control_run flows_forget || die "control program flows_forget failed"
 	map_delete members member_key service="${key%,*}" backend="${key#*,}"
 	unset "MEMBER_WEIGHT[$key]"
 }

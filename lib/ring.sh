@@ -13,14 +13,37 @@ ring_create() {
 	run rm "$pin"
 }
 
-# Fills the ring of the service of this name from its members. A `service del` that was killed may have
-# taken it already.
+# ring_request SERVICE [FORGET]: what the control programs are to be about.
+ring_request() {
+	local steady=0
+	[[ ${SERVICE_MODE[$1]} != nat && ${SERVICE_TRACK[$1]} != never ]] || steady=1
+	map_update ring_request 0 : ring_request service="${SERVICE_ID[$1]}" ring_size="${SERVICE_RING_SIZE[$1]}" \
+		forget="${2:-0}" is_steady="$steady" track="TRACK_${SERVICE_TRACK[$1]^^}" hash="HASH_${SERVICE_HASH[$1]^^}"
+}
+
+# ring_fill SERVICE [FORGET]: from its members, but for the backend with the id FORGET, which has no flows any
+# more. A `service del` that was killed may have taken the ring already.
 ring_fill() {
-	local id=${SERVICE_ID[$1]} size=${SERVICE_RING_SIZE[$1]}
-	map_update ring_request 0 : ring_request service="$id" ring_size="$size"
-	control_run ring_fill && return
-	encode "$id"
+	ring_request "$@"
+	control_run ring_fill || ring_fill_new "$1" ||
+		die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
+	control_run ring_sweep || die "the ring of service '$1' could not be swept"
+}
+
+# The same in a new ring. Fails where there is one: that one is to stay.
+ring_fill_new() {
+	encode "${SERVICE_ID[$1]}"
 	KEY=$OCTETS
-	! map_has rings && ring_create "$id" "$size" && control_run ring_fill && return
-	die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
+	! map_has rings && ring_create "${SERVICE_ID[$1]}" "${SERVICE_RING_SIZE[$1]}" && control_run ring_fill
+}
+
+# Ends the memory of flows where it is not needed any more.
+verb_sweep() {
+	local name
+	(($# == 0)) || misuse "sweep takes no words, and '$1' is one"
+	instance_change
+	for name in "${SERVICES[@]}"; do
+		ring_request "$name"
+		control_run ring_sweep || die "the ring of service '$name' could not be swept"
+	done
 }

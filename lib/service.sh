@@ -23,7 +23,8 @@ protocol_number() {
 	esac
 }
 
-# verb service: NAME PROTO VIP[:PORT] [mode nat|dnat] [noaddress] [dev DEVICE], or del NAME.
+# verb service: NAME PROTO VIP[:PORT] [mode nat|dnat] [hash 5tuple|source] [track auto|always|never]
+# [noaddress] [dev DEVICE], or del NAME.
 verb_service() {
 	if [[ ${1:-} == del ]]; then
 		[[ -n ${2:-} && $# == 2 ]] || misuse "service del needs a name and no more: $PROGRAM service del web"
@@ -42,22 +43,29 @@ verb_service() {
 	service_make "$1" "$2"
 }
 
-# Sets MODE (empty: as it is, nat for a new service), NOADDRESS and DEVICE.
+# Sets MODE, HASH and TRACK (empty: as it is, or what a new service begins with), NOADDRESS and DEVICE.
 parse_service_words() {
-	MODE='' NOADDRESS='' DEVICE=''
+	MODE='' HASH='' TRACK='' NOADDRESS='' DEVICE=''
 	while (($#)); do
 		case $1 in
 		noaddress) NOADDRESS=1 && shift && continue ;;
 		mode) [[ ${2:-} == @(nat|dnat) ]] || misuse "'${2:-}' is not a mode that is there yet: nat and dnat are" ;;
+		hash) [[ ${2:-} == @(5tuple|source) ]] || misuse "'${2:-}' is no hash: 5tuple and source are" ;;
+		track) [[ ${2:-} == @(auto|always|never) ]] || misuse "'${2:-}' is no way to track: auto, always and never are" ;;
 		dev) device_exists "${2:-}" ;;
-		*) misuse "'$1' is not understood after the address: mode, noaddress or dev would be" ;;
+		*) misuse "'$1' is not understood after the address: mode, hash, track, noaddress or dev would be" ;;
 		esac
-		if [[ $1 == mode ]]; then MODE=$2; else DEVICE=$2; fi
+		case $1 in
+		mode) MODE=$2 ;;
+		hash) HASH=$2 ;;
+		track) TRACK=$2 ;;
+		dev) DEVICE=$2 ;;
+		esac
 		shift 2
 	done
 }
 
-# Makes it so: service_make NAME PROTOCOL, from ADDRESS, FAMILY, PORT, MODE, NOADDRESS and DEVICE. What is remembered
+# Makes it so: service_make NAME PROTOCOL, from ADDRESS, FAMILY, PORT and what parse_service_words sets. What is remembered
 # about the VIP is written before the VIP is added, so that `down` removes it even if this is killed in
 # between.
 service_make() {
@@ -67,12 +75,14 @@ service_make() {
 	if [[ -n $NOADDRESS ]]; then flags=SERVICE_NO_ADDRESS; else address_plan "$ADDRESS" "$DEVICE"; fi
 
 	[[ -n ${SERVICE_ID[$name]:-} ]] || service_new "$name" "$protocol"
-	SERVICE_VIP_IFINDEX[$name]=$PLAN_IFINDEX
+	SERVICE_VIP_IFINDEX[$name]=$PLAN_IFINDEX SERVICE_TRACK[$name]=${TRACK:-${SERVICE_TRACK[$name]}}
 	addresses_sync
 	service_key "$name"
 	map_update services "${SERVICE_KEY[@]}" : service id="${SERVICE_ID[$name]}" \
 		ring_size="${SERVICE_RING_SIZE[$name]}" mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" \
-		vip_ifindex="$PLAN_IFINDEX" name="$name"
+		vip_ifindex="$PLAN_IFINDEX" track="TRACK_${SERVICE_TRACK[$name]^^}" \
+		hash="HASH_${SERVICE_HASH[$name]^^}" name="$name"
+	[[ -z $TRACK ]] || ring_fill "$name" # its slots may move now, or must not any more
 	[[ -z $PLAN_DEVICE ]] || address_add "$ADDRESS" "$PLAN_DEVICE"
 }
 
@@ -88,8 +98,8 @@ service_text() {
 	SERVICE_TEXT="${SERVICE_PROTOCOL[$1]} $ENDPOINT"
 }
 
-# A name belongs to one protocol, address and port, and these to one name. A service that changed its mode
-# would break the flows that it has.
+# A name belongs to one protocol, address and port, and these to one name. A service that changed its mode or
+# hash would break the flows that it has.
 service_require_free() {
 	local text other
 	endpoint "$ADDRESS" "$PORT"
@@ -100,6 +110,8 @@ service_require_free() {
 			die "service '$1' is $SERVICE_TEXT already: $PROGRAM service del $1 first"
 		[[ ${MODE:-${SERVICE_MODE[$1]}} == "${SERVICE_MODE[$1]}" ]] ||
 			die "service '$1' is in mode ${SERVICE_MODE[$1]}: $PROGRAM service del $1 first"
+		[[ ${HASH:-${SERVICE_HASH[$1]}} == "${SERVICE_HASH[$1]}" ]] ||
+			die "service '$1' has hash ${SERVICE_HASH[$1]}: $PROGRAM service del $1 first"
 		return
 	fi
 	for other in "${SERVICES[@]}"; do
@@ -114,7 +126,8 @@ service_new() {
 	ring_create "$FREE_ID" "${LAYOUT[RING_SIZE]}"
 	map_update counters "$FREE_ID" : service_counters
 	SERVICES+=("$1")
-	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" "${LAYOUT[RING_SIZE]}" 0
+	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" "${LAYOUT[RING_SIZE]}" 0 \
+		"${TRACK:-auto}" "${HASH:-5tuple}"
 }
 
 # The service goes last, so that a second try finds it again.

@@ -13,11 +13,12 @@ def endpoint($port): if $port == 0 then . elif contains(":") then "[\(.)]:\($por
 def service: .key as $key | .value
 	| { id, name, protocol: ($key.protocol | protocol), vip: ($key.vip.octets | address_text),
 	    port: $key.port, family: ($key.vip.octets | family), mode: (.mode | word("mode_")), ring_size,
-	    vip_ifindex, noaddress: (.flags == "SERVICE_NO_ADDRESS") };
+	    vip_ifindex, noaddress: (.flags == "SERVICE_NO_ADDRESS"),
+	    track: (.track | word("track_")), hash: (.hash | word("hash_")) };
 
 def backend: .key as $key | .value | ($key.address.octets | address_text) as $address
 	| { id, backend: ($address | endpoint($key.port)), address: $address, port: $key.port,
-	    family: ($key.address.octets | family), neighbour_ifindex, managed: (.managed == 1),
+	    family: ($key.address.octets | family), state: (.state | word("backend_")), neighbour_ifindex, managed: (.managed == 1),
 	    neighbour: (.neighbour.octets | if is_zero then null else address_text end),
 	    source: (.source.octets | if is_zero then null else address_text end) };
 
@@ -46,8 +47,8 @@ def input_state: [inputs] | add // [] | entries
 # For the shell: a line for each thing, its kind first.
 def lines:
 	"settings \(.settings.netns) \(.settings.lo_forwarding | join(" "))",
-	(.services[] | "service \(.name) \(.id) \(.protocol) \(.vip) \(.port) \(.family) \(.mode) \(.ring_size) \(.vip_ifindex)"),
-	(.backends[] | "backend \(.backend) \(.id) \(.address) \(.port) \(.source // "-") "
+	(.services[] | "service \(.name) \(.id) \(.protocol) \(.vip) \(.port) \(.family) \(.mode) \(.ring_size) \(.vip_ifindex) \(.track) \(.hash)"),
+	(.backends[] | "backend \(.backend) \(.id) \(.address) \(.port) \(.source // "-") \(.state) "
 		+ if .managed then "\(.neighbour_ifindex),\(.neighbour)" else "" end),
 	(.members[] | "member \(.service),\(.backend) \(.weight)"),
 	(.returns[] | "return \(.address),\(.port),\(.protocol) \(.service),\(.backend)"),

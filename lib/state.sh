@@ -4,13 +4,13 @@
 # Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
 # settings.lo_forwarding. Of services, by name: id, VIP and so on, and SERVICES, their names in the order
 # of their ids. Of backends, by endpoint (10.0.0.2, or 10.0.0.2:8080): id, address, port, our address towards
-# it, and BACKEND_MANAGED, the neighbour entry that we keep managed for it, as "ifindex,address". Of
+# it, up or down, and BACKEND_MANAGED, the neighbour entry that we keep managed for it, as "ifindex,address". Of
 # memberships, by "service-id,backend-id": the weight. Of returns, by "address,port,protocol":
 # "service-id,backend-id". ADDRESSES: those in the map of that name. Of snat, by address: the interface
 # that we added it to, or 0; and SNAT, the addresses in their order.
 declare -A SERVICE_ID SERVICE_PROTOCOL SERVICE_VIP SERVICE_PORT SERVICE_FAMILY SERVICE_MODE SERVICE_RING_SIZE
-declare -A SERVICE_VIP_IFINDEX
-declare -A BACKEND_ID BACKEND_ADDRESS BACKEND_PORT BACKEND_SOURCE BACKEND_MANAGED
+declare -A SERVICE_VIP_IFINDEX SERVICE_TRACK SERVICE_HASH
+declare -A BACKEND_ID BACKEND_ADDRESS BACKEND_PORT BACKEND_SOURCE BACKEND_STATE BACKEND_MANAGED
 declare -A MEMBER_WEIGHT RETURN_OF SNAT_IFINDEX
 declare -a SERVICES BACKENDS ADDRESSES SNAT STATE_FORWARDING
 
@@ -31,8 +31,9 @@ state_dump() {
 state_clear() {
 	STATE_NETNS=0 STATE_FORWARDING=()
 	SERVICES=() SERVICE_ID=() SERVICE_PROTOCOL=() SERVICE_VIP=() SERVICE_PORT=() SERVICE_FAMILY=()
-	SERVICE_MODE=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=()
-	BACKENDS=() BACKEND_ID=() BACKEND_ADDRESS=() BACKEND_PORT=() BACKEND_SOURCE=() BACKEND_MANAGED=()
+	SERVICE_MODE=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=() SERVICE_TRACK=() SERVICE_HASH=()
+	BACKENDS=() BACKEND_ID=() BACKEND_ADDRESS=() BACKEND_PORT=() BACKEND_SOURCE=() BACKEND_STATE=()
+	BACKEND_MANAGED=()
 	MEMBER_WEIGHT=() RETURN_OF=() ADDRESSES=() SNAT=() SNAT_IFINDEX=()
 }
 
@@ -53,13 +54,15 @@ state_read() {
 	done < <(state_dump | jq -nr -L "$HERE/lib" 'include "state"; input_state | lines')
 }
 
-state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX
+state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH
 	SERVICE_ID[$1]=$2 SERVICE_PROTOCOL[$1]=$3 SERVICE_VIP[$1]=$4 SERVICE_PORT[$1]=$5 SERVICE_FAMILY[$1]=$6
 	SERVICE_MODE[$1]=$7 SERVICE_RING_SIZE[$1]=$8 SERVICE_VIP_IFINDEX[$1]=$9
+	SERVICE_TRACK[$1]=${10} SERVICE_HASH[$1]=${11}
 }
 
-state_set_backend() { # ENDPOINT ID ADDRESS PORT SOURCE|- [MANAGED]
-	BACKEND_ID[$1]=$2 BACKEND_ADDRESS[$1]=$3 BACKEND_PORT[$1]=$4 BACKEND_SOURCE[$1]=${5#-} BACKEND_MANAGED[$1]=${6:-}
+state_set_backend() { # ENDPOINT ID ADDRESS PORT SOURCE|- up|down [MANAGED]
+	BACKEND_ID[$1]=$2 BACKEND_ADDRESS[$1]=$3 BACKEND_PORT[$1]=$4 BACKEND_SOURCE[$1]=${5#-} BACKEND_STATE[$1]=$6
+	BACKEND_MANAGED[$1]=${7:-}
 }
 
 # free_id MAP ID...: sets FREE_ID to the lowest index of the map, from 1 on, that is not among these. Fails if

@@ -38,6 +38,7 @@ def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
    | "",
      "service \(.name)  \(.protocol) \(endpoint)  mode \(.mode)" + (if .address_added then "  (address added by us)" else "" end),
      "  packets: \(.traffic | traffic_text)",
+     (.ring | if .moving + .remembered > 0 then "  ring: \(.moving) slots moving, \(.remembered) flows remembered" else empty end),
      if .backends == [] then "  no backend: the host itself answers"
      else
 	"  " + ("BACKEND" | pad(24)) + ("STATE" | pad(10)) + ("WEIGHT" | left(6)),

@@ -6,7 +6,7 @@ $state[0] as $state | $reasons[0] as $reasons |
 # From a batch of look-ups.
 def entries: add // [] | map(.output.formatted);
 ($counters | entries) as $counters | ($backend_counters | entries) as $backend_counters |
-($active | entries) as $active |
+($active | entries) as $active | ($ring_states | entries) as $ring_states |
 
 # The sum over all CPUs, of structs of numbers.
 def total: reduce .[] as $one ({ packets: 0, bytes: 0 };
@@ -34,12 +34,23 @@ def nexthop: . as $backend
 	| { address: .neighbour, device: $device,
 	    mac: (first($neighbours[][] | select(.dst == $backend.neighbour and .dev == $device) | .lladdr) // null) };
 
+# How many slots move, and how many flows were remembered when they were swept last.
+def ring($id): first($ring_states[] | select(.key == $id) | .value | { moving, remembered });
+
+# One that gets no new flows is drained when none can live on it any more.
+def member_state($backend): if $backend.state == "down" then "down"
+	elif .state == "draining" or .weight == 0 then
+		if ring(.service).moving == 0 and first($active[] | select(.key == $backend.id) | .value) == 0
+		then "drained" else "draining" end
+	else .state end;
+
 def members($service): $state.members[] | select(.service == $service) | . as $member
-	| { backend: ($state.backends[] | select(.id == $member.backend) | .backend), state, weight };
+	| ($state.backends[] | select(.id == $member.backend)) as $backend
+	| { backend: $backend.backend, state: member_state($backend), weight };
 
 { instance: $instance, netns: $netns, devices: $devices,
   services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
-	address_added: (.vip_ifindex > 0), traffic: service_traffic(.id), backends: [members(.id)] })),
-  backends: ($state.backends | map({ id, backend, address, port, nexthop: nexthop } + backend_traffic(.id))),
+	address_added: (.vip_ifindex > 0), ring: ring(.id), traffic: service_traffic(.id), backends: [members(.id)] })),
+  backends: ($state.backends | map({ id, backend, address, port, state, nexthop: nexthop } + backend_traffic(.id))),
   snat: ($state.snat | map({ address, address_added: (.ifindex > 0) })),
   unassigned: service_traffic(0) }
