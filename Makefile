@@ -34,7 +34,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps demo test test-kill test-random lint format clean help need-root FORCE
+.PHONY: all deps demo test test-kill test-ring test-random lint format clean help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
 
@@ -77,6 +77,9 @@ test: need-root deps all ## run all tests; `sudo tests/run FILE...` runs some
 
 test-kill: need-root deps all ## kill lb.sh at 100 random moments (`make test`: 7)
 	@KILLS=100 tests/run tests/kill.bats
+
+test-ring: need-root deps all ## 2,000 busy connections through every change of backends (`make test`: 300)
+	@CONNECTIONS=2000 tests/run tests/ring.bats
 
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)
 	@FRAMES=1000000 tests/run tests/test_random.py

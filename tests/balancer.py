@@ -155,6 +155,9 @@ class Balancer:
         link = self.ip("link", "show", "dev", device)[0]
         return link["ifindex"], link.get("xdp", {}).get("prog", {}).get("id")
 
+    def status(self):
+        return json.loads(self.lb("-j", "status"))
+
     def add_backend(self, address, service=None, port=0):
         """Adds one that answers, to a service or to all that it fits, and waits until the kernel has
         its MAC address."""

@@ -39,7 +39,7 @@ def pinned(path):
 
 def element(command, fd, key, value):
     key = ctypes.create_string_buffer(key, len(key))
-    attr = ELEM.pack(fd, 0, address_of(key), address_of(value), 0)
+    attr = ELEM.pack(fd, 0, address_of(key), address_of(value) if value else 0, 0)
     bpf(command, attr, len(attr))
 
 
@@ -48,7 +48,7 @@ def update(fd, key, value):
 
 
 def delete(fd, key):
-    element(BPF_MAP_DELETE_ELEM, fd, key, ctypes.create_string_buffer(1))
+    element(BPF_MAP_DELETE_ELEM, fd, key, None)
 
 
 def inner_values(outer, key, count, size):

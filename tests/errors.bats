@@ -182,9 +182,19 @@ copy_command() {
 
 @test "what is no weight is named" {
 	local word
-	for word in 0 -1 +1 65536 100000 99999999999999999999 1.5 1e3 0x10 heavy '' ' 1' '1 2'; do
-		refuses 2 "'$word' is not a weight: a number from 1 to 65535 is" backend 10.0.0.3 weight "$word"
+	for word in -1 +1 00 65536 100000 99999999999999999999 1.5 1e3 0x10 heavy '' ' 1' '1 2'; do
+		refuses 2 "'$word' is not a weight: a number from 0 to 65535 is" backend 10.0.0.3 weight "$word"
 	done
+}
+
+@test "what is no mode, hash or tracking is named" {
+	refuses 2 "'dsr' is not a mode that is there yet" service s tcp 10.0.0.20:80 mode dsr
+	refuses 2 "'4tuple' is no hash: 5tuple and source are" service s tcp 10.0.0.20:80 hash 4tuple
+	refuses 2 "'' is no way to track: auto, always and never are" service s tcp 10.0.0.20:80 track
+	refuses 1 "service 'web' has hash 5tuple: lb.sh service del web first" service web icmp 10.0.0.20 hash source
+	refuses 2 "sweep takes no words" sweep now
+	refuses 2 "backend down takes no more than an address" backend down 10.0.0.2 service web
+	refuses 1 "no backend 10.0.0.9" backend up 10.0.0.9
 }
 
 @test "unknown services and backends are named, with those that there are" {

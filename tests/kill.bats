@@ -17,6 +17,8 @@ STEPS=(
 	'backend 10.0.0.3 weight 3'
 	'snat 10.0.0.50'
 	'backend drain 10.0.0.2'
+	'backend down 10.0.0.3'
+	'backend up 10.0.0.3'
 	'backend 2001:db8::2'
 	'up veth6'
 	'snat del 10.0.0.50'
@@ -67,7 +69,7 @@ state() {
 		echo "ring $id: $(ring_backends "$id")"
 	done
 	for id in {1..4}; do echo "map lookup pinned $(pin targets) key $id 0 0 0"; done |
-		bpftool -j batch file - | jq -c '.[].output.formatted.value | [.address.octets, .source.octets]'
+		bpftool -j batch file - | jq -c '.[].output.formatted.value | [.address.octets, .source.octets, .is_down]'
 }
 
 # The ids of the backends in a ring, by a sample of its slots.
@@ -242,7 +244,7 @@ nothing_leaked() {
 		kill_step "$i"
 		((STATUS != 137)) || killed=$((killed + 1))
 		answers 10.0.0.10
-		[[ $i -lt 3 || $i -gt 15 ]] || answers 10.0.0.20
+		[[ $i -lt 3 || $i -gt 17 ]] || answers 10.0.0.20
 		repeat_step "$i"
 		diff "$BATS_TEST_TMPDIR/state$i" <(state)
 	done

@@ -6,16 +6,27 @@
                                                 first, or the server
     peer.py hold ADDRESS PORT COUNT             COUNT TCP connections at one time, to a server of lines
     peer.py lines NAME PORT                     that server: it says its name, then echoes each line
+    peer.py many NAME PORT                      the same for thousands of connections
+    peer.py talk ADDRESS PORT COUNT             COUNT TCP connections at one time to such servers, which carry
+                                                data all the time. It obeys lines: `leave NAME` closes
+                                                those to this server and opens as many new ones, `news
+                                                COUNT` opens some and says how many each server got,
+                                                `rounds N` waits until each has carried N more lines,
+                                                `stop now` ends it. To each it answers in JSON, and says
+                                                what went wrong so far
     peer.py ask ADDRESS PORT SOCKETS COUNT SIZE COUNT datagrams of SIZE octets from each of so many
                                                 sockets; each must come back before the next one goes
     peer.py echo PORT                           a UDP server that sends them back
 
 The exit status is 0 if all went well.
 """
+import asyncio
 import collections
 import contextlib
 import errno
+import json
 import os
+import random
 import select
 import socket
 import socketserver
@@ -142,6 +153,116 @@ def lines(name, port):
         server.serve_forever()
 
 
+# --- Many connections that carry data all the time ---
+
+
+async def answer_lines(name, reader, writer):
+    with contextlib.suppress(OSError):
+        writer.write(name)
+        while line := await reader.readline():
+            writer.write(line)
+            await writer.drain()
+    writer.close()
+
+
+async def serve_many(name, port):
+    server = await asyncio.start_server(
+        lambda reader, writer: answer_lines(name, reader, writer), None, port, limit=1 << 16, backlog=4096
+    )
+    async with server:
+        await server.serve_forever()
+
+
+def many(name, port):
+    asyncio.run(serve_many(f"{name}\n".encode(), int(port)))
+
+
+class Talk:
+    """One connection."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+        self.server, self.rounds, self.is_over = None, 0, False
+        self.task = None
+
+    async def run(self, address, port):
+        try:
+            reader, writer = await asyncio.open_connection(address, port, limit=1 << 16)
+            self.server = (await reader.readline()).decode().strip()
+            while not self.is_over:
+                line = os.urandom(random.randrange(1, 2000)).hex().encode() + b"\n"
+                writer.write(line)
+                back = await asyncio.wait_for(reader.readline(), 3 * PATIENCE)
+                if back != line:
+                    self.wrong["cut" if line.startswith(back) else "wrong"] += 1
+                    return
+                self.rounds += 1
+                await asyncio.sleep(random.uniform(0.2, 1))
+            writer.close()
+            await writer.wait_closed()
+        except (OSError, asyncio.TimeoutError) as error:
+            self.wrong[type(error).__name__] += 1
+
+
+class Crowd:
+    def __init__(self, address, port):
+        self.end = address, port
+        self.wrong = collections.Counter()
+        self.talks = []
+
+    async def open(self, count):
+        new = [Talk(self.wrong) for _ in range(count)]
+        for talk in new:
+            talk.task = asyncio.create_task(talk.run(*self.end))
+        while any(talk.rounds == 0 and not talk.task.done() for talk in new):
+            await asyncio.sleep(0.05)
+        self.talks += new
+        return dict(collections.Counter(talk.server for talk in new))
+
+    async def close(self, talks):
+        for talk in talks:
+            talk.is_over = True
+        if talks:
+            await asyncio.wait([talk.task for talk in talks])
+        self.talks = [talk for talk in self.talks if talk not in talks]
+
+    async def leave(self, name):
+        mine = [talk for talk in self.talks if talk.server == name]
+        await self.close(mine)
+        return await self.open(len(mine))
+
+    async def news(self, count):
+        return await self.open(int(count))
+
+    async def rounds(self, count):
+        goals = [(talk, talk.rounds + int(count)) for talk in self.talks]
+        while any(talk.rounds < goal and not talk.task.done() for talk, goal in goals):
+            await asyncio.sleep(0.05)
+        return dict(collections.Counter(talk.server for talk in self.talks))
+
+
+async def talk_all(address, port, count):
+    loop = asyncio.get_running_loop()
+    crowd = Crowd(address, port)
+
+    def say(servers):
+        print(json.dumps({"servers": servers, "wrong": dict(crowd.wrong)}), flush=True)
+
+    say(await crowd.open(count))
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        verb, argument = line.split()
+        if verb == "stop":
+            break
+        say(await getattr(crowd, verb)(argument))
+    await crowd.close(list(crowd.talks))
+    say({})
+    return not crowd.wrong
+
+
+def talk(address, port, count):
+    return asyncio.run(talk_all(address, int(port), int(count)))
+
+
 def ask(address, port, sockets, count, size):
     found = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
     whole = 0
@@ -158,5 +279,5 @@ def ask(address, port, sockets, count, size):
 
 
 if __name__ == "__main__":
-    verbs = {verb.__name__: verb for verb in (storm, hold, echo, lines, ask)}
+    verbs = {verb.__name__: verb for verb in (storm, hold, echo, lines, many, talk, ask)}
     sys.exit(not verbs[sys.argv[1]](*sys.argv[2:]))

@@ -58,7 +58,7 @@ class Ring:
 
 @pytest.fixture(name="ring", scope="module")
 def fixture_ring(balancer):
-    balancer.lb("service", "ring", "tcp", "10.0.0.70:80", "noaddress")
+    balancer.lb("service", "ring", "tcp", "10.0.0.71:80", "noaddress")
     ring = Ring(balancer, balancer.services()["ring"])
     with ring.cleanup:
         yield ring
