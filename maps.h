@@ -367,6 +367,7 @@ struct {
  * which no more than a SYN has been seen. So a flood of SYNs drives no living flow out of `flows`.
  */
 struct syn {
+	struct addr address; /* the backend's: its id may be another's by now */
 	__u32 backend; /* id */
 	__u32 service; /* id */
 	__u64 seen; /* jiffies */

@@ -33,6 +33,7 @@ struct ring_work {
 	__u32 forget; /* id of a backend that goes: no slot may name it; 0: none */
 	__u32 is_steady; /* 1: no slot moves */
 	enum service_hash hash;
+	enum service_track track;
 	__u32 changed; /* slots */
 	__u32 moving; /* slots, in the end */
 	__u32 remembered; /* flows, that the sweep has found */
@@ -293,6 +294,7 @@ static __always_inline bool ring_begin(struct ring_work *work, const struct ring
 	work->forget = request->forget;
 	work->is_steady = request->is_steady;
 	work->hash = request->hash;
+	work->track = request->track;
 	work->count = work->filled = work->overflow = work->changed = 0;
 	work->moving = work->remembered = 0;
 	return true;

@@ -25,7 +25,18 @@ static __always_inline bool sweep_is_of_service(const struct ring_work *work,
 	return flow->direction == FLOW_TRACKED && flow->service == work->service;
 }
 
-/* First pass: forgets what is over, and marks the slots of which flows live elsewhere than new ones would. */
+/* Does nobody need this flow any more? */
+static __always_inline bool sweep_is_dead(const struct settings *conf, const struct flow_key *key,
+					  const struct flow *flow)
+{
+	return tracked_is_over(conf, flow, key->protocol) ||
+	       !flow_leads_to(flow, target_get(flow->backend), key);
+}
+
+/*
+ * First pass: marks the slots of which flows live elsewhere than new ones would. It deletes none: an element that is
+ * deleted can turn up elsewhere at once, and lead the walk astray.
+ */
 static long sweep_mark(void *map, const struct flow_key *key, const struct flow *flow, void *unused)
 {
 	struct ring_work *work = ring_work_get();
@@ -33,13 +44,8 @@ static long sweep_mark(void *map, const struct flow_key *key, const struct flow 
 	struct ring_slot slot;
 	__u32 index;
 
-	if (!work || !conf || !sweep_is_of_service(work, flow))
+	if (!work || !conf || !sweep_is_of_service(work, flow) || sweep_is_dead(conf, key, flow))
 		return 0;
-	if (tracked_is_over(conf, flow, key->protocol) ||
-	    !flow_leads_to(flow, target_get(flow->backend), key)) {
-		bpf_map_delete_elem(&flows, key);
-		return 0;
-	}
 	work->remembered++;
 	index = ring_index(key, work->size, work->hash, conf);
 	slot = ring_slot_get(work->service, index);
@@ -86,7 +92,7 @@ static long sweep_count(__u32 i, void *unused)
 	return 0;
 }
 
-/* Third pass: in slots that stand still nobody looks for a flow. */
+/* Third pass: forgets what is over, and flows of slots that stand still, where nobody looks for them. */
 static long sweep_forget(void *map, const struct flow_key *key, const struct flow *flow,
 			 void *unused)
 {
@@ -96,8 +102,12 @@ static long sweep_forget(void *map, const struct flow_key *key, const struct flo
 
 	if (!work || !conf || !sweep_is_of_service(work, flow))
 		return 0;
+	if (sweep_is_dead(conf, key, flow)) {
+		bpf_map_delete_elem(&flows, key);
+		return 0;
+	}
 	index = ring_index(key, work->size, work->hash, conf);
-	if (ring_slot_get(work->service, index).moving)
+	if (work->track == TRACK_ALWAYS || ring_slot_get(work->service, index).moving)
 		return 0;
 	bpf_map_delete_elem(&flows, key);
 	if (work->remembered)
@@ -132,8 +142,7 @@ int ring_sweep(void *unused)
 		bpf_loop(work->size, sweep_settle, NULL, 0);
 	else
 		bpf_loop(work->size, sweep_count, NULL, 0);
-	if (request->track == TRACK_AUTO)
-		bpf_for_each_map_elem(&flows, sweep_forget, NULL, 0);
+	bpf_for_each_map_elem(&flows, sweep_forget, NULL, 0);
 	state->moving = work->moving;
 	state->remembered = work->remembered;
 	return 0;

@@ -12,15 +12,14 @@
 #include "service.h"
 #include "target.h"
 
-/* The remembered flow of the packet, if it still leads to a backend of the service that lives. */
+/* What is remembered of the packet's flow, be its backend alive or not. */
 static __always_inline struct flow *track_find(const struct packet *pkt,
 					       const struct service *service)
 {
 	struct flow *flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
 
-	if (!flow || flow->direction != FLOW_TRACKED || flow->service != service->id)
-		return NULL;
-	return flow_leads_to(flow, target_get(flow->backend), &pkt->tuple) ? flow : NULL;
+	return flow && flow->direction == FLOW_TRACKED && flow->service == service->id ? flow :
+											 NULL;
 }
 
 /* The flow is in use. Once a second is enough, and what shows its end is noted at once. */
@@ -34,37 +33,47 @@ static __always_inline void track_confirm(struct flow *flow, const struct packet
 		return;
 	if (state)
 		__sync_fetch_and_or(&flow->state, state);
-	else if (flow->state & FLOW_RESET && has_passed(conf, flow->seen, 1))
-		__sync_fetch_and_and(&flow->state, ~FLOW_RESET); /* nobody believed in it */
+	else if (flow->state & FLOW_RESET)
+		__sync_fetch_and_and(&flow->state, ~FLOW_RESET); /* it goes on */
 	if (state || has_passed(conf, flow->seen, 1))
 		flow->seen = jiffies();
 }
 
-/* The backend of the connection that a SYN began not long ago, or 0. */
-static __always_inline __u32 track_syn_find(const struct packet *pkt, const struct service *service,
-					    const struct settings *conf)
+/* The SYN that began the packet's connection not long ago, on a backend that lives; or NULL. */
+static __always_inline struct syn *
+track_syn_find(const struct packet *pkt, const struct service *service, const struct settings *conf)
 {
 	struct syn *syn = bpf_map_lookup_elem(&syns, &pkt->tuple);
+	struct target *target;
 
-	if (!syn || syn->service != service->id || !target_get(syn->backend) ||
+	if (!syn || syn->service != service->id ||
 	    has_passed(conf, syn->seen, conf->tcp_syn_timeout))
-		return 0;
-	return syn->backend;
+		return NULL;
+	target = target_get(syn->backend);
+	return target && addr_equal(&target->address, &syn->address) ? syn : NULL;
 }
 
+/* The backend of a packet that begins a connection. */
 static __always_inline __u32 track_syn(const struct packet *pkt, const struct service *service,
 				       const struct settings *conf, __u32 backend)
 {
-	__u32 old = track_syn_find(pkt, service, conf);
+	struct syn *old = track_syn_find(pkt, service, conf);
+	struct target *target = target_get(backend);
 	struct syn syn = { .backend = backend, .service = service->id, .seen = jiffies() };
 
-	if (old || !backend) /* it comes again, and its answer may be under way */
-		return old;
+	if (old) { /* it comes again, and its answer may be under way */
+		old->seen = syn.seen;
+		return old->backend;
+	}
+	if (!target)
+		return 0;
+	syn.address = target->address;
 	bpf_map_update_elem(&syns, &pkt->tuple, &syn, BPF_ANY);
 	return backend;
 }
 
-static __always_inline void track_remember(const struct packet *pkt, const struct service *service,
+/* Returns 0, or what the kernel said. */
+static __always_inline long track_remember(const struct packet *pkt, const struct service *service,
 					   __u32 backend)
 {
 	struct target *target = target_get(backend);
@@ -77,10 +86,18 @@ static __always_inline void track_remember(const struct packet *pkt, const struc
 	};
 
 	if (!target)
-		return;
+		return -1;
 	flow.destination = target->address;
 	flow.destination_port = target->port ?: pkt->tuple.destination_port;
-	bpf_map_update_elem(&flows, &pkt->tuple, &flow, BPF_ANY);
+	return bpf_map_update_elem(&flows, &pkt->tuple, &flow, BPF_ANY);
+}
+
+/* Is the packet the SYN of another connection than the one that is remembered? */
+static __always_inline bool track_starts_afresh(const struct packet *pkt, const struct flow *flow,
+						const struct settings *conf)
+{
+	return packet_is_syn(pkt) && (flow->state & (FLOW_FIN_CLIENT | FLOW_RESET) ||
+				      tracked_is_over(conf, flow, IPPROTO_TCP));
 }
 
 /* The backend of a packet whose flow may have to be remembered. Not inline: most packets never come here. */
@@ -88,12 +105,13 @@ static __noinline __u32 track_look(const struct packet *pkt, const struct servic
 				   const struct settings *conf, const struct ring_slot *slot)
 {
 	struct flow *flow = track_find(pkt, service);
-	__u32 backend, syn = 0;
+	__u32 backend = flow ? flow->backend : 0;
+	struct syn *syn = NULL;
 
-	if (flow && !(packet_is_syn(pkt) && (flow->state & (FLOW_FIN_CLIENT | FLOW_RESET) ||
-					     tracked_is_over(conf, flow, IPPROTO_TCP)))) {
+	if (flow && flow_leads_to(flow, target_get(backend), &pkt->tuple) &&
+	    !track_starts_afresh(pkt, flow, conf)) {
 		track_confirm(flow, pkt, conf);
-		return flow->backend;
+		return backend;
 	}
 	if (packet_is_syn(pkt)) {
 		if (flow)
@@ -104,14 +122,13 @@ static __noinline __u32 track_look(const struct packet *pkt, const struct servic
 	if (pkt->tuple.protocol == IPPROTO_TCP) {
 		syn = track_syn_find(pkt, service, conf);
 		if (syn)
-			backend = syn;
+			backend = syn->backend;
 		else if (slot->moving && target_get(slot->base))
 			backend = slot->base; /* it began before the slot moved */
 	}
 	if (pkt->kind == PACKET_ERROR || pkt->tcp_flags & TCP_RST)
 		return backend;
-	track_remember(pkt, service, backend);
-	if (syn)
+	if (!track_remember(pkt, service, backend) && syn)
 		bpf_map_delete_elem(&syns, &pkt->tuple);
 	return backend;
 }

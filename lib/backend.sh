@@ -174,6 +174,7 @@ member_set() {
 	local service=${SERVICE_ID[$1]} id=${BACKEND_ID[$2]}
 	map_update members member_key service="$service" backend="$id" : member weight="$3" state="$4"
 	ring_fill "$1"
+	ring_sweep "$1"
 }
 
 # The weight of BACKEND in SERVICE; nothing if it is not a member.
@@ -197,14 +198,18 @@ backend_down() {
 	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_DOWN
 	for name in "${MEANT[@]}"; do ring_fill "$name" "${BACKEND_ID[$BACKEND]}"; done
 	map_change targets "${BACKEND_ID[$BACKEND]}" : target is_down=1
+	for name in "${MEANT[@]}"; do ring_sweep "$name"; done
 }
 
 backend_up() {
 	local name
 	backend_key "$BACKEND"
 	map_change targets "${BACKEND_ID[$BACKEND]}" : target is_down=0
-	for name in "${MEANT[@]}"; do ring_fill "$name"; done
 	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_UP
+	for name in "${MEANT[@]}"; do
+		ring_fill "$name"
+		ring_sweep "$name"
+	done
 }
 
 backend_del() {
@@ -221,11 +226,14 @@ backend_del() {
 backend_leave() {
 	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]}
 	[[ -n ${MEMBER_WEIGHT[$key]:-} ]] || return 0
+	map_update members member_key service="${key%,*}" backend="${key#*,}" : \
+		member weight="${MEMBER_WEIGHT[$key]}" state=MEMBER_DRAINING
 	ring_fill "$1" "${key#*,}"
 	return_leave "$1" "$2"
 	control_run flows_forget || die "control program flows_forget failed"
 	map_delete members member_key service="${key%,*}" backend="${key#*,}"
 	unset "MEMBER_WEIGHT[$key]"
+	ring_sweep "$1"
 }
 
 backend_is_used() {

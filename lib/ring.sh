@@ -27,7 +27,6 @@ ring_fill() {
 	ring_request "$@"
 	control_run ring_fill || ring_fill_new "$1" ||
 		die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
-	control_run ring_sweep || die "the ring of service '$1' could not be swept"
 }
 
 # The same in a new ring. Fails where there is one: that one is to stay.
@@ -37,13 +36,15 @@ ring_fill_new() {
 	! map_has rings && ring_create "${SERVICE_ID[$1]}" "${SERVICE_RING_SIZE[$1]}" && control_run ring_fill
 }
 
-# Ends the memory of flows where it is not needed any more.
+# Ends the memory of a service's flows where it is not needed any more.
+ring_sweep() {
+	ring_request "$1"
+	control_run ring_sweep || die "the ring of service '$1' could not be swept"
+}
+
 verb_sweep() {
 	local name
 	(($# == 0)) || misuse "sweep takes no words, and '$1' is one"
 	instance_change
-	for name in "${SERVICES[@]}"; do
-		ring_request "$name"
-		control_run ring_sweep || die "the ring of service '$name' could not be swept"
-	done
+	for name in "${SERVICES[@]}"; do ring_sweep "$name"; done
 }

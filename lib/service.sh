@@ -82,7 +82,10 @@ service_make() {
 		ring_size="${SERVICE_RING_SIZE[$name]}" mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" \
 		vip_ifindex="$PLAN_IFINDEX" track="TRACK_${SERVICE_TRACK[$name]^^}" \
 		hash="HASH_${SERVICE_HASH[$name]^^}" name="$name"
-	[[ -z $TRACK ]] || ring_fill "$name" # its slots may move now, or must not any more
+	if [[ -n $TRACK ]]; then # its slots may move now, or must not any more
+		ring_fill "$name"
+		ring_sweep "$name"
+	fi
 	[[ -z $PLAN_DEVICE ]] || address_add "$ADDRESS" "$PLAN_DEVICE"
 }
 
@@ -125,6 +128,7 @@ service_new() {
 	free_id rings "${SERVICE_ID[@]}" || die "there are $MOST_IDS services, and that is the most there can be"
 	ring_create "$FREE_ID" "${LAYOUT[RING_SIZE]}"
 	map_update counters "$FREE_ID" : service_counters
+	map_update ring_states "$FREE_ID" : ring_state
 	SERVICES+=("$1")
 	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" "${LAYOUT[RING_SIZE]}" 0 \
 		"${TRACK:-auto}" "${HASH:-5tuple}"
