@@ -49,7 +49,7 @@ def command(*words, stdin=""):
     return done.stdout
 
 
-def wait_for(condition, what, seconds=10):
+def wait_for(condition, what, seconds=30):
     """Asks until the answer is yes."""
     end = time.monotonic() + seconds
     while not condition():

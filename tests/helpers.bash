@@ -108,7 +108,7 @@ nothing_is_left() {
 		echo "these are left"
 		return 1
 	fi
-	await 5 no_process
+	await 30 no_process
 }
 
 no_process() {

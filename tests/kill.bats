@@ -253,6 +253,6 @@ nothing_leaked() {
 	((killed > kills / 3)) # some come too late
 	echo "killed in time: $killed of $kills; longest gap: $(longest_gap "$BATS_TEST_TMPDIR/running")"
 	(($(longest_gap "$BATS_TEST_TMPDIR/running") <= 2))
-	await 5 no_process
+	await 30 no_process
 	await 30 nothing_leaked || { leaked && false; }
 }

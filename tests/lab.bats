@@ -263,7 +263,7 @@ echo_program() {
 	no_namespaces_of "$OTHER"
 	# The kernel takes a namespace apart after its name has gone.
 	gone() { ! bpftool prog show id "$program" 2>/dev/null; }
-	await 10 gone
+	await 30 gone
 	run -0 other down
 	output_has "nothing to do"
 }
@@ -274,7 +274,7 @@ echo_program() {
 	nsenter --net="/run/netns/${OTHER}h2" sleep 30 3>&- &
 	pid=$!
 	inside() { ip netns pids "${OTHER}h2" | grep -qx "$pid"; }
-	await 5 inside
+	await 30 inside
 	run -0 other down
 	kill "$pid" # fails if it is gone
 	output_has "$pid" "${OTHER}h2"
@@ -332,7 +332,7 @@ echo_program() {
 	other down
 	"$TOP/netns/lab.sh" -p "$OTHER" up 3>&- &
 	pid=$!
-	await 5 test -e "/run/netns/${OTHER}h1"
+	await 30 test -e "/run/netns/${OTHER}h1"
 	kill -TERM "$pid"
 	wait "$pid" || status=$?
 	((status == 143))

@@ -72,7 +72,7 @@ pings() { # COUNT ADDRESS
 start_ping() { # ADDRESS FILE
 	start_on h1 "$2" ping -n -i 0.05 "$1"
 	PID=$!
-	await 5 grep -q 'bytes from' "$2"
+	await 30 grep -q 'bytes from' "$2"
 }
 
 # Ends it and sets LOST to the number of packets without an answer.
@@ -88,7 +88,7 @@ capture() { # HOST FILTER
 	local dev=veth2
 	[[ $1 != h3 ]] || dev=veth4
 	start_on "$1" "$BATS_TEST_TMPDIR/$1" tcpdump -nn -vv -l --immediate-mode -i "$dev" "$2"
-	await 5 grep -q 'listening on' "$BATS_TEST_TMPDIR/$1"
+	await 30 grep -q 'listening on' "$BATS_TEST_TMPDIR/$1"
 }
 
 captured_lines() { # HOST TEXT COUNT
@@ -119,7 +119,7 @@ backends_by_name_include_ours() {
 	ip netns exec "${PREFIX}lb" ./lb.sh backend 10.0.0.2
 	ip netns exec "${PREFIX}lb" ./lb.sh backend 10.0.0.3
 	# Others may come and go while all maps of this name are dumped, which bpftool takes amiss.
-	await 5 backends_by_name_include_ours
+	await 30 backends_by_name_include_ours
 	map_dump backends | jq -e 'map(.key.address.octets) | sort
 		== [[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, 2], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, 3]]'
 	pings 2 10.0.0.10
@@ -179,7 +179,7 @@ many_sizes() { # ADDRESS LARGEST
 	capture h2 'icmp or (icmp6 and (ip6[40] == 128 or ip6[40] == 129))'
 	many_sizes 10.0.0.10 1472
 	many_sizes 2001:db8::10 1452
-	await 5 captured_lines h2 'echo request' $((135 + 134))
+	await 30 captured_lines h2 'echo request' $((135 + 134))
 	if grep -E 'wrong|bad' "$BATS_TEST_TMPDIR/h2"; then false; fi
 	(($(counted ping returned) == 135 && $(counted ping6 returned) == 134))
 }
@@ -214,7 +214,7 @@ listens() {
 
 @test "a TCP connection to the balancer's own address lives through all of it" {
 	start_on lb "$BATS_TEST_TMPDIR/server" /usr/bin/python3 -c "$ECHO_SERVER"
-	await 5 listens
+	await 30 listens
 	start_on h1 "$BATS_TEST_TMPDIR/client" /usr/bin/python3 -c "$ECHO_CLIENT"
 	tcp_flows
 	lb up veth6
@@ -277,7 +277,7 @@ log_shows() { # FILE LINE...
 	lb log count 8 >"$file"
 	log_shows "$file" 'src=2001:db8::1 dst=2001:db8::10 (128) -> 2001:db8::2' \
 		'src=2001:db8::2 dst=2001:db8::10 (129) -> 2001:db8::1'
-	await 5 no_process
+	await 30 no_process
 }
 
 # Seconds are no use: what counts is the kernel's own clock.
@@ -294,11 +294,11 @@ logging_has_ended() {
 	logging_has_ended # it never began
 	"$TOP/lb.sh" -n "${PREFIX}lb" log >"$file" 3>&- &
 	pid=$!
-	await 10 grep -q src= "$file"
+	await 30 grep -q src= "$file"
 	run -1 logging_has_ended
 	kill -KILL "$pid"
-	await 5 no_process
-	await 10 logging_has_ended
+	await 30 no_process
+	await 30 logging_has_ended
 	end_ping "$PID" "$BATS_TEST_TMPDIR/running"
 }
 
@@ -308,10 +308,10 @@ logging_has_ended() {
 	start_ping 10.0.0.10 "$BATS_TEST_TMPDIR/running"
 	"$TOP/lb.sh" -n "${PREFIX}lb" log >"$file" 3>&- &
 	pid=$!
-	await 10 grep -q src= "$file"
+	await 30 grep -q src= "$file"
 	kill -TERM "$pid"
 	wait "$pid"
-	await 5 no_process
+	await 30 no_process
 	if grep -vE '^src=10\.0\.0\.[12] dst=10\.0\.0\.10 \([08]\) -> 10\.0\.0\.[12]$' "$file"; then false; fi
 }
 
@@ -326,7 +326,7 @@ logging_has_ended() {
 	pings 20 10.0.0.10
 	(($(forwarded 10.0.0.3) == 20))
 	before=$(forwarded 10.0.0.2)
-	await 5 has_forwarded 10.0.0.2 $((before + 10))
+	await 30 has_forwarded 10.0.0.2 $((before + 10))
 	end_ping "$PID" "$BATS_TEST_TMPDIR/running"
 	((LOST <= 1))
 
@@ -347,13 +347,13 @@ logging_has_ended() {
 	start_ping 10.0.0.10 "$BATS_TEST_TMPDIR/three" && three=$PID
 	lb backend 10.0.0.2
 	capture h3 'icmp[icmptype] == icmp-echo'
-	await 5 captured_lines h3 'echo request' 5
+	await 30 captured_lines h3 'echo request' 5
 	# Two pings have two identifiers; h3 sees one of them so far.
 	(($(echo_ids h3 | wc -l) == 1))
 	lb backend del 10.0.0.2
 	[[ -z $(forwarded 10.0.0.2) ]]
 	both_on_h3() { (($(echo_ids h3 | wc -l) == 2)); }
-	await 5 both_on_h3
+	await 30 both_on_h3
 	end_ping "$three" "$BATS_TEST_TMPDIR/three"
 	((LOST <= 1))
 	end_ping "$two" "$BATS_TEST_TMPDIR/two"
@@ -385,8 +385,8 @@ echo_ids() { # HOST
 
 	pings 1 10.0.0.2 # now they see something, so they would have
 	pings 1 10.0.0.3
-	await 5 captured_lines h2 'echo re' 2
-	await 5 captured_lines h3 'echo re' 2
+	await 30 captured_lines h2 'echo re' 2
+	await 30 captured_lines h3 'echo re' 2
 	(($(grep -c 'echo re' "$BATS_TEST_TMPDIR/h2") == 2 && $(grep -c 'echo re' "$BATS_TEST_TMPDIR/h3") == 2))
 }
 
@@ -396,7 +396,7 @@ echo_ids() { # HOST
 	run -1 on h1 ping -n -q -c 1 -W 1 10.0.0.10
 	on h2 ip address add 10.0.0.99/24 dev veth2
 	served() { on h1 ping -n -q -c 1 -W 1 10.0.0.10; }
-	await 10 served
+	await 30 served
 	on h2 ip address del 10.0.0.99/24 dev veth2
 }
 
@@ -576,11 +576,11 @@ second_device() {
 @test "a second log is refused, and the first one ends with the balancer" {
 	balance 10.0.0.2
 	start_on lb "$BATS_TEST_TMPDIR/log" "$TOP/lb.sh" log
-	await 5 grep -q "log of instance" "$BATS_TEST_TMPDIR/log"
+	await 30 grep -q "log of instance" "$BATS_TEST_TMPDIR/log"
 	run -1 lb log
 	output_has "another log of instance"
 	lb down
-	await 5 no_process
+	await 30 no_process
 }
 
 @test "after down it is as if it had never been" {

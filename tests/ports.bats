@@ -103,7 +103,7 @@ sources() {
 	set_nat_ports 2000 2003
 	for i in 1 2 3 4; do open_session "$i" 2001:db8::20 80; done
 	begin_session 5 2001:db8::20 80
-	await 5 more_no_port 0
+	await 30 more_no_port 0
 	run -1 session_is_open 5
 	for i in 1 2 3 4; do say_in_session "$i" "not pushed out"; done
 
@@ -131,7 +131,7 @@ sources() {
 	open_session idle 2001:db8::20 80
 	before=$(no_port)
 	begin_session next 2001:db8::20 80
-	await 5 more_no_port "$before"
+	await 30 more_no_port "$before"
 	run -1 session_is_open next
 	lb timeout tcp 1
 	await 30 session_is_open next

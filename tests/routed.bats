@@ -61,7 +61,7 @@ start_balancer() {
 	on_addresses b1 lb backend >"$BATS_FILE_TMPDIR/without-to-r2" 2>&1
 	lb up to-r2 to-r3 to-b3
 	for kind in "${KINDS[@]}"; do
-		await 10 on c1 curl -sS --max-time 1 "http://$(at "$kind" "$HTTP")/name"
+		await 30 on c1 curl -sS --max-time 1 "http://$(at "$kind" "$HTTP")/name"
 	done
 }
 
@@ -75,9 +75,9 @@ start_servers() {
 		start_on "$host" "$BATS_FILE_TMPDIR/$host.echo" /usr/bin/python3 "$TOP/tests/peer.py" echo "$ECHO"
 	done
 	for host in b1 b3; do
-		await 10 listening "$host" -t "$HTTP"
-		await 10 listening "$host" -t "$HELLO"
-		await 10 listening "$host" -u "$ECHO"
+		await 30 listening "$host" -t "$HTTP"
+		await 30 listening "$host" -t "$HELLO"
+		await 30 listening "$host" -u "$ECHO"
 	done
 }
 
@@ -232,7 +232,7 @@ open_session() { # NAME HOST KIND
 	# Both ends of the pipe, so that it stays open between two texts.
 	start_on "$2" "$file.out" socat - "TCP:$(at "$3" "$HELLO")" <>"$file.in"
 	echo $! >"$file.pid"
-	await 10 backend_of "$1"
+	await 30 backend_of "$1"
 }
 
 # Prints which one it is; fails if it has not said so yet.
@@ -271,7 +271,7 @@ heard() { # NAME TEXT
 all_sessions_answer() { # TEXT SESSION...
 	local name
 	for name in "${@:2}"; do say "$name" "$1"; done
-	for name in "${@:2}"; do await 20 heard "$name" "$1"; done
+	for name in "${@:2}"; do await 30 heard "$name" "$1"; done
 }
 
 # tcpdump on a host, in words.
@@ -279,7 +279,7 @@ start_capture() { # HOST DEV FILTER
 	CAPTURED=$BATS_TEST_TMPDIR/capture
 	start_on "$1" "$CAPTURED" tcpdump -nn -v -l --immediate-mode -i "$2" "$3"
 	CAPTURE=$!
-	await 5 grep -q 'listening on' "$CAPTURED"
+	await 30 grep -q 'listening on' "$CAPTURED"
 }
 
 end_capture() {
@@ -331,7 +331,7 @@ datagram_returns() { # KIND
 	forget_mtus
 	head -c 16000 "$BIG" >"$BATS_TEST_TMPDIR/datagram"
 	# With IPv6 the first ones are lost: one for each end to learn its MTU.
-	at_once await 20 datagram_returns
+	at_once await 30 datagram_returns
 	# Eleven fragments, of which none came before its first.
 	all_count udp '.forwarded >= 11 and .returned >= 11 and .fragment == 0'
 	knows_mtu c1 "${VIP[nat6]}" 1300
@@ -463,7 +463,7 @@ open_sessions_with_both() {
 	all_sessions_answer meanwhile near-{n,dn}at{4,6}
 	for kind in "${KINDS[@]}"; do run ! heard "far-$kind" lost; done
 	r2_returns
-	for kind in "${KINDS[@]}"; do await 20 heard "far-$kind" lost; done
+	for kind in "${KINDS[@]}"; do await 30 heard "far-$kind" lost; done
 	all_sessions_answer after "${SESSIONS[@]}"
 }
 

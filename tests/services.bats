@@ -81,7 +81,7 @@ has_address() { # ADDRESS
 # tcpdump on h1, in words, until the end of the test.
 capture_on_client() { # FILTER
 	start_on h1 "$BATS_TEST_TMPDIR/tcpdump" tcpdump -nn -e -l --immediate-mode -i veth0 "$1"
-	await 5 grep -q 'listening on' "$BATS_TEST_TMPDIR/tcpdump"
+	await 30 grep -q 'listening on' "$BATS_TEST_TMPDIR/tcpdump"
 }
 
 captured() { # PATTERN
@@ -98,10 +98,10 @@ client_knows() { # ADDRESS MAC
 	for vip in 10.0.0.40 2001:db8::40; do
 		on h1 ip neigh replace "$vip" lladdr de:ad:be:ef:00:03 dev veth0 nud stale
 		lb service "new-$vip" tcp "$(at_port "$vip" 80)"
-		await 5 client_knows "$vip" "$lb"
+		await 30 client_knows "$vip" "$lb"
 	done
-	await 5 captured "^[^ ]+ $lb > ff:ff:ff:ff:ff:ff.*who-has 10\.0\.0\.40 .*tell 10\.0\.0\.40"
-	await 5 captured "^[^ ]+ $lb > 33:33:00:00:00:01.*neighbor advertisement, tgt is 2001:db8::40"
+	await 30 captured "^[^ ]+ $lb > ff:ff:ff:ff:ff:ff.*who-has 10\.0\.0\.40 .*tell 10\.0\.0\.40"
+	await 30 captured "^[^ ]+ $lb > 33:33:00:00:00:01.*neighbor advertisement, tgt is 2001:db8::40"
 }
 
 # The name of a session that this host serves: of so many one is likely to be.
@@ -149,7 +149,7 @@ echo_figures() {
 	serve_http h2 8080
 	serve_http h3 80
 	"$TOP/lb.sh" -n "${PREFIX}lb" log >"$log" 2>&1 3>&- &
-	await 10 grep -q "log of instance" "$log"
+	await 30 grep -q "log of instance" "$log"
 	on h1 curl -sS --local-port 4000 http://10.0.0.20/
 	on h1 curl -g -sS --local-port 4001 'http://[2001:db8::20]/'
 	peer h1 ask 10.0.0.20 7 1 1 100
@@ -161,7 +161,7 @@ echo_figures() {
 			grep -qxE 'src=10\.0\.0\.1:[0-9]+ dst=10\.0\.0\.20:7 \(udp\) -> 10\.0\.0\.3:7' "$log" &&
 			grep -qxE 'src=10\.0\.0\.3:7 dst=10\.0\.0\.10:[0-9]+ \(udp\) -> 10\.0\.0\.1:[0-9]+' "$log"
 	}
-	await 5 logged_all || fail "$(<"$log")"
+	await 30 logged_all || fail "$(<"$log")"
 }
 
 session_is_over() { # NAME
@@ -194,7 +194,7 @@ session_is_over() { # NAME
 	lb backend del 10.0.0.2:8080
 	[[ $(who_serves 10.0.0.20 80 20) == h3 ]]
 	echo "somebody else hears this" >&"${SESSION_FD[$SESSION]}"
-	await 5 session_is_over "$SESSION"
+	await 30 session_is_over "$SESSION"
 }
 
 @test "a service that is deleted leaves its port to the host; the VIP goes with the last one, and all with the balancer" {

@@ -104,7 +104,7 @@ listens() { # HOST tcp|udp PORT
 start_server() {
 	local log=$BATS_TEST_TMPDIR/$1-$2-$3
 	start_on "$1" "$log" "${@:4}"
-	await 10 listens "$1" "$2" "$3" || fail "$(<"$log")"
+	await 30 listens "$1" "$2" "$3" || fail "$(<"$log")"
 }
 
 # A file of 500 MB, no two lines of it the same, which is gone when nobody has it open any more. Sets BIG_FD
@@ -192,7 +192,7 @@ begin_session() { # NAME ADDRESS PORT
 
 open_session() { # NAME ADDRESS PORT
 	begin_session "$@"
-	await 20 session_is_open "$1" || fail "session $1: nobody there"
+	await 30 session_is_open "$1" || fail "session $1: nobody there"
 }
 
 session_is_open() { # NAME
@@ -207,7 +207,7 @@ session_host() { # NAME
 # Fails unless what is said comes back.
 say_in_session() { # NAME TEXT
 	echo "$2" >&"${SESSION_FD[$1]}"
-	await 10 grep -qxF "$2" "$BATS_TEST_TMPDIR/session-$1.out" || fail "session $1 is dead"
+	await 30 grep -qxF "$2" "$BATS_TEST_TMPDIR/session-$1.out" || fail "session $1 is dead"
 }
 
 close_session() { # NAME
