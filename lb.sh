@@ -12,7 +12,10 @@ set -euo pipefail
 export LC_ALL=C
 
 PROGRAM=lb.sh
-HERE=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+HERE=${BASH_SOURCE[0]}
+[[ ! -L $HERE ]] || HERE=$(readlink -f "$HERE")
+[[ $HERE == /* ]] || HERE=$PWD/${HERE#./}
+HERE=${HERE%/*}
 OBJECT=$HERE/xdp_lb.o
 
 for part in common namespace instance layout map state address device neighbour host ring service return \
@@ -61,8 +64,10 @@ main() {
 	require_root
 	require_tools
 	enter_namespaces "$verb" "$@"
+	netns_inode
 	instance_choose
 	"verb_$verb" "$@"
+	maps_flush
 }
 
 main "$@"

@@ -3,14 +3,12 @@
 
 # Sets OCTETS to those of an IPv4 address, IPv4-mapped. Fails for anything else.
 ipv4_octets() {
-	local -a parts
 	local part
-	[[ $1 =~ ^[0-9]+(\.[0-9]+){3}$ ]] || return 1
-	IFS=. read -ra parts <<<"$1"
+	[[ $1 =~ ^([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)$ ]] || return 1
 	OCTETS='00 00 00 00 00 00 00 00 00 00 ff ff'
-	for part in "${parts[@]}"; do
+	for part in "${BASH_REMATCH[@]:1}"; do
 		# A leading 0 would be octal to some and decimal to others.
-		[[ $part =~ ^(0|[1-9][0-9]{0,2})$ ]] && ((part <= 255)) || return 1
+		[[ $part == @(0|[1-9]?([0-9])?([0-9])) ]] && ((part <= 255)) || return 1
 		printf -v OCTETS '%s %02x' "$OCTETS" "$part"
 	done
 }
@@ -64,8 +62,9 @@ address_octets() {
 
 # From octets in hex back to a word, in the canonical form (RFC 5952), as ip prints it too.
 octets_address() {
-	jq -nr -L "$HERE/lib" --arg octets "$1" \
-		'include "address"; $octets | split(" ") | map(hex_number) | address_text'
+	local octet text=''
+	for octet in $1; do text+=,$((16#$octet)); done
+	awk "$(<"$HERE/lib/address.awk") BEGIN { print address_text(\"${text#,}\") }"
 }
 
 # Sets ADDRESS (in canonical form) and FAMILY (4 or 6) from a word. A second word says how it was typed,

@@ -47,33 +47,31 @@ parse_backend_words() {
 # Sets MEANT, the names of the services to join: SERVICE, or all that BACKEND fits. Stops, with nothing
 # changed, if it cannot be in one of them.
 services_meant() {
-	local name misfit=''
-	MEANT=()
+	local name
+	MEANT=() MISFIT='there is no service'
 	if [[ -n $SERVICE ]]; then
 		service_require "$SERVICE"
-		misfit=$(service_misfit "$SERVICE")
-		[[ -z $misfit ]] || die "$misfit"
+		service_fits "$SERVICE" || die "$MISFIT"
 		MEANT=("$SERVICE")
 	else
 		for name in "${SERVICES[@]}"; do
-			misfit=$(service_misfit "$name")
-			[[ -n $misfit ]] || MEANT+=("$name")
+			! service_fits "$name" || MEANT+=("$name")
 		done
-		((${#MEANT[@]})) || die "${misfit:-there is no service}; make one first: $PROGRAM service NAME PROTOCOL ADDRESS"
+		((${#MEANT[@]})) || die "$MISFIT; make one first: $PROGRAM service NAME PROTOCOL ADDRESS"
 	fi
 	returns_require_free
 }
 
-# Why BACKEND cannot be in a service; nothing if it can.
-service_misfit() {
-	((SERVICE_FAMILY[$1] == FAMILY)) || {
-		echo "$ADDRESS is IPv$FAMILY, but service '$1' has the IPv${SERVICE_FAMILY[$1]} address ${SERVICE_VIP[$1]}"
-		return
-	}
-	((PORT == 0)) || case ${SERVICE_PROTOCOL[$1]},${SERVICE_MODE[$1]},${SERVICE_PORT[$1]} in
-	icmp,*) echo "$BACKEND has a port, but service '$1' is echo, which has none" ;;
-	*,dnat,0) echo "$BACKEND has a port, but service '$1' has every port, which in mode dnat must stay as they are" ;;
+# Can BACKEND be in a service? If not, MISFIT says why.
+service_fits() {
+	case $FAMILY,$PORT,${SERVICE_FAMILY[$1]},${SERVICE_PROTOCOL[$1]},${SERVICE_MODE[$1]},${SERVICE_PORT[$1]} in
+	4,*,6,* | 6,*,4,*) MISFIT="$ADDRESS is IPv$FAMILY, but service '$1' has the IPv${SERVICE_FAMILY[$1]} address ${SERVICE_VIP[$1]}" ;;
+	?,0,*) return 0 ;;
+	*,icmp,*) MISFIT="$BACKEND has a port, but service '$1' is echo, which has none" ;;
+	*,dnat,0) MISFIT="$BACKEND has a port, but service '$1' has every port, which in mode dnat must stay as they are" ;;
+	*) return 0 ;;
 	esac
+	return 1
 }
 
 # Sets MEANT, the services of which BACKEND is a member: SERVICE, or all. None is what a killed `del` leaves.
@@ -82,7 +80,7 @@ memberships_meant() {
 	MEANT=()
 	[[ -z $SERVICE ]] || service_require "$SERVICE"
 	for name in "${SERVICES[@]}"; do
-		[[ -n $SERVICE && $SERVICE != "$name" || -z $(member_weight "$name" "$BACKEND") ]] || MEANT+=("$name")
+		[[ -n $SERVICE && $SERVICE != "$name" ]] || ! is_member "$name" "$BACKEND" || MEANT+=("$name")
 	done
 	[[ -z $SERVICE || ${#MEANT[@]} -gt 0 ]] || ! backend_is_used "$BACKEND" ||
 		die "$BACKEND is not a backend of service '$SERVICE'"
@@ -90,15 +88,16 @@ memberships_meant() {
 
 # Makes it so: known, reachable, an active member of the services meant.
 backend_add() {
-	local name
-	devices_attached
+	local name is_new=''
 	route_to "$ADDRESS"
-	[[ -n ${BACKEND_ID[$BACKEND]:-} ]] || backend_new
-	backend_enter "$BACKEND"
+	[[ -n ${BACKEND_ID[$BACKEND]:-} ]] || { is_new=1 && backend_new; }
+	backend_enter "$BACKEND" $is_new
 	for name in "${MEANT[@]}"; do
 		return_enter "$name" "$BACKEND"
 		member_set "$name" "$BACKEND" "$WEIGHT" MEMBER_ACTIVE
 	done
+	maps_flush
+	wait
 	backend_warn
 }
 
@@ -110,6 +109,7 @@ backend_warn() {
 		warn "$ADDRESS: no route to it, so it gets no traffic; when there is one, run this again"
 		return
 	fi
+	devices_ours
 	[[ -n ${ATTACHED[$ROUTE_DEVICE]:-} ]] ||
 		warn "$ADDRESS is reached by $ROUTE_DEVICE, where its replies would pass us by: $PROGRAM up $ROUTE_DEVICE"
 }
@@ -118,7 +118,7 @@ backend_warn() {
 backend_new() {
 	free_id targets "${BACKEND_ID[@]}" || die "there are $MOST_IDS backends, and that is the most there can be"
 	map_update backend_counters "$FREE_ID" : backend_counters
-	state_set_backend "$BACKEND" "$FREE_ID" "$ADDRESS" "$PORT" - up
+	state_set_backend "$BACKEND" "$FREE_ID" "$ADDRESS" "$PORT"
 }
 
 # The name of the backend with this id.
@@ -134,13 +134,13 @@ backend_key() {
 	BACKEND_KEY=(backend_key address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}")
 }
 
-# What we do to the neighbour is written down before it is done, so that it is undone in any case; and
-# what was written down before is undone before it is overwritten.
+# backend_enter BACKEND [IS_NEW]. What we do to the neighbour is written down before it is done, so that it is
+# undone in any case; and what was written down before is undone before it is overwritten.
 backend_enter() {
 	local ifindex=0 managed=0
 	if [[ -n $ROUTE_DEVICE ]]; then
 		ifindex=${LINK_INDEX[$ROUTE_DEVICE]}
-		neighbour_is_static "$ROUTE_NEXTHOP" "$ROUTE_DEVICE" || managed=1
+		[[ -n $NEXTHOP_IS_STATIC ]] || managed=1
 	fi
 	[[ ${BACKEND_MANAGED[$1]:-} == "$ifindex,$ROUTE_NEXTHOP" ]] || neighbour_release "$1"
 	BACKEND_SOURCE[$1]=$ROUTE_SOURCE
@@ -149,22 +149,24 @@ backend_enter() {
 	map_update backends "${BACKEND_KEY[@]}" : backend id="${BACKEND_ID[$1]}" neighbour_ifindex="$ifindex" \
 		neighbour="$ROUTE_NEXTHOP" managed="$managed" source="$ROUTE_SOURCE" \
 		state="BACKEND_${BACKEND_STATE[$1]^^}"
-	target_update "$1"
-	((managed == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE"
+	target_update "$@"
+	((managed == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE" # while we go on
 }
 
-# Writes a backend's target, all of it, if anything that we say of it differs: the rest, above all the next
-# hop, is the datapath's.
+# target_update BACKEND [IS_NEW]: writes its target, all of it, if anything that we say of it differs: the rest,
+# above all the next hop, is the datapath's.
 target_update() {
-	local old
+	local old=''
 	local -a target=(target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}")
 	[[ ${BACKEND_STATE[$1]} == up ]] || target+=(is_down=1)
 	encode "${BACKEND_ID[$1]}"
 	KEY=$OCTETS
-	map_lookup targets
-	old=$OCTETS
-	encode_over "$old" "${target[@]}"
-	[[ $OCTETS != "$old" ]] || return 0
+	if [[ -z ${2:-} ]]; then
+		map_lookup targets
+		old=$OCTETS
+		encode_over "$old" "${target[@]}"
+		[[ $OCTETS != "$old" ]] || return 0
+	fi
 	encode "${target[@]}"
 	map_write targets
 }
@@ -173,21 +175,22 @@ target_update() {
 member_set() {
 	local service=${SERVICE_ID[$1]} id=${BACKEND_ID[$2]}
 	map_update members member_key service="$service" backend="$id" : member weight="$3" state="$4"
-	ring_fill "$1"
-	ring_sweep "$1"
+	ring_change "$1"
 }
 
-# The weight of BACKEND in SERVICE; nothing if it is not a member.
-member_weight() {
+# is_member SERVICE BACKEND: if so, REPLY is its weight.
+is_member() {
 	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]}
-	echo "${MEMBER_WEIGHT[$key]:-}"
+	REPLY=${MEMBER_WEIGHT[$key]:-}
+	[[ -n $REPLY ]]
 }
 
 # No new flows; the ones it has stay.
 backend_drain() {
 	local name
 	for name in "${MEANT[@]}"; do
-		member_set "$name" "$BACKEND" "$(member_weight "$name" "$BACKEND")" MEMBER_DRAINING
+		is_member "$name" "$BACKEND"
+		member_set "$name" "$BACKEND" "$REPLY" MEMBER_DRAINING
 	done
 }
 
@@ -206,10 +209,7 @@ backend_up() {
 	backend_key "$BACKEND"
 	map_change targets "${BACKEND_ID[$BACKEND]}" : target is_down=0
 	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_UP
-	for name in "${MEANT[@]}"; do
-		ring_fill "$name"
-		ring_sweep "$name"
-	done
+	for name in "${MEANT[@]}"; do ring_change "$name"; done
 }
 
 backend_del() {
@@ -230,7 +230,7 @@ backend_leave() {
 		member weight="${MEMBER_WEIGHT[$key]}" state=MEMBER_DRAINING
 	ring_fill "$1" "${key#*,}"
 	return_leave "$1" "$2"
-	control_run flows_forget || die "control program flows_forget failed"
+	control_run flows_forget "flows of '$2' could not be forgotten"
 	map_delete members member_key service="${key%,*}" backend="${key#*,}"
 	unset "MEMBER_WEIGHT[$key]"
 	ring_sweep "$1"

@@ -22,8 +22,9 @@ warn() {
 	printf '%s: %s\n' "$PROGRAM" "$*" >&2
 }
 
-# Runs a command that changes the system; -v shows it.
+# Runs a command that changes the system, after the changes of maps that come before it; -v shows it.
 run() {
+	maps_flush
 	[[ -z $VERBOSE ]] || printf '+ %s\n' "$*" >&2
 	"$@"
 }
@@ -31,6 +32,7 @@ run() {
 # run, for a command whose own words are of use only when it fails.
 run_quietly() {
 	local output
+	maps_flush
 	output=$(run "$@" 2>&1) && { [[ -z $VERBOSE ]] || grep '^+ ' <<<"$output" >&2 || true; } && return
 	printf '%s\n' "$output" >&2
 	return 1
@@ -103,6 +105,15 @@ require_name() {
 	[[ $1 != instance ]] || dot='' article=an
 	[[ $2 =~ ^[A-Za-z0-9_][A-Za-z0-9_:$dot-]{0,46}$ ]] ||
 		misuse "'$2' is no name for $article $1: up to 47 letters, digits, and any of _:$dot- make one"
+}
+
+# split_lines TEXT: sets ROWS to its lines. What reads from a pipe or a here-string reads an octet at a time.
+split_lines() {
+	local IFS=$'\n'
+	set -f
+	# shellcheck disable=SC2206
+	ROWS=($1)
+	set +f
 }
 
 # json_field NAME JSON: sets REPLY to the first value of that name, a number or a text; fails if there is none.

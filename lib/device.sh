@@ -5,31 +5,38 @@
 # and LINK_MODE, drv (native) or generic.
 declare -A LINK_INDEX LINK_NAME LINK_PROGRAM LINK_MODE
 links_read() {
-	local name index program mode
-	LINK_INDEX=() LINK_NAME=() LINK_PROGRAM=() LINK_MODE=()
-	while read -r name index program mode; do
-		LINK_INDEX[$name]=$index LINK_NAME[$index]=$name
-		[[ -z $program ]] || LINK_PROGRAM[$name]=$program LINK_MODE[$name]=$mode
-	done < <(ip -j -d link show | jq -r '.[] | "\(.ifname) \(.ifindex) " + if .xdp.prog
-		then "\(.xdp.prog.id) \(if .xdp.mode == 2 then "generic" else "drv" end)" else "" end')
+	ip_ask "link show"
+	links_parse "${ANSWERS[0]}"
 }
 
-# Those of them with our program, as ATTACHED: name -> mode. It is ours if it uses our maps.
-declare -A ATTACHED
-devices_attached() {
-	local name
-	ATTACHED=()
-	links_read
-	[[ -e $MAPS/services ]] || return 0
-	for name in "${!LINK_PROGRAM[@]}"; do
-		! program_is_ours "${LINK_PROGRAM[$name]}" || ATTACHED[$name]=${LINK_MODE[$name]}
+# The same from what ip says.
+links_parse() {
+	local link name
+	LINK_INDEX=() LINK_NAME=() LINK_PROGRAM=() LINK_MODE=()
+	split_lines "${1//\{\"ifindex\":/$'\n'}"
+	for link in "${ROWS[@]}"; do
+		[[ $link =~ ^([0-9]+),.*\"ifname\":\"([^\"]*)\" ]] || continue
+		name=${BASH_REMATCH[2]}
+		LINK_INDEX[$name]=${BASH_REMATCH[1]} LINK_NAME[${BASH_REMATCH[1]}]=$name
+		[[ $link =~ \"xdp\":\{\"mode\":([0-9]+),\"prog\":\{\"id\":([0-9]+) ]] || continue
+		LINK_PROGRAM[$name]=${BASH_REMATCH[2]} LINK_MODE[$name]=drv
+		[[ ${BASH_REMATCH[1]} != 2 ]] || LINK_MODE[$name]=generic
 	done
 }
 
-program_is_ours() {
-	[[ -e $MAPS/services ]] || return 1
-	maps_identify
-	[[ $(bpftool -j prog show id "$1") =~ \"map_ids\":\[([0-9,]*)\] && ,${BASH_REMATCH[1]}, == *",$MAPS_ID,"* ]]
+# Those of them with our program, as ATTACHED: name -> mode. PROGRAMS says which are ours.
+declare -A ATTACHED
+devices_attached() {
+	links_read
+	devices_ours
+}
+
+devices_ours() {
+	local name
+	ATTACHED=()
+	for name in "${!LINK_PROGRAM[@]}"; do
+		[[ -z ${PROGRAMS[${LINK_PROGRAM[$name]}]:-} ]] || ATTACHED[$name]=${LINK_MODE[$name]}
+	done
 }
 
 # Stops unless the interface is there.
@@ -43,7 +50,7 @@ device_require() {
 	local id
 	device_exists "$1"
 	id=${LINK_PROGRAM[$1]:-}
-	[[ -z $id ]] || program_is_ours "$id" ||
+	[[ -z $id || -n ${PROGRAMS[$id]:-} ]] ||
 		die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp${LINK_MODE[$1]} off"
 }
 
@@ -61,6 +68,7 @@ device_attach() {
 	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program xdp_lb ||
 		die "the program cannot be attached to '$1'; what the kernel said is above"
 	UP_ATTACHED+=("$1")
+	state_read # who has our program now
 	say "$1: attached"
 }
 
@@ -78,8 +86,8 @@ verb_up() {
 	done
 	((${#devices[@]})) || misuse "up needs a device: $PROGRAM up veth6"
 	lock_all
-	for word in "${devices[@]}"; do device_require "$word"; done
 	state_read
+	for word in "${devices[@]}"; do device_require "$word"; done
 	if instance_exists && ! instance_is_orphan; then
 		instance_require_netns
 		UP_FRESH=''

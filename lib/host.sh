@@ -30,7 +30,8 @@ address_plan() {
 	if [[ -z $PLAN_DEVICE ]]; then
 		devices_attached
 		((${#ATTACHED[@]})) || die "no device is up that could have $1: $PROGRAM up DEV, or say noaddress"
-		route_get "$1"
+		ip_ask "route get $1"
+		route_parse "$1" "${ANSWERS[0]}"
 		PLAN_DEVICE=$ROUTE_DEVICE
 		[[ -n $PLAN_DEVICE && -n ${ATTACHED[$PLAN_DEVICE]:-} ]] || PLAN_DEVICE=$(device_first)
 	else

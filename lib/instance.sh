@@ -5,10 +5,9 @@ ROOT=$BPFFS/xdp_lb
 
 # The default instance is named after the network namespace, so that each has its own.
 instance_choose() {
-	local name
 	if [[ -z $INSTANCE ]]; then
-		name=$(netns_name)
-		INSTANCE=${name//[^A-Za-z0-9_:-]/-}
+		netns_name
+		INSTANCE=${REPLY//[^A-Za-z0-9_:-]/-}
 	fi
 	INSTANCE=${INSTANCE:-default}
 	require_name instance "$INSTANCE"
@@ -57,11 +56,12 @@ instance_require() {
 	fi
 	state_read
 	instance_require_netns
-	layout_read
+	[[ -e $CONTROL/ring_fill ]] || die "instance '$INSTANCE' is half up: $PROGRAM up DEV"
+	layout_require
 }
 
 instance_require_netns() {
-	((STATE_NETNS == 0 || STATE_NETNS == $(netns_inode))) ||
+	((STATE_NETNS == 0 || STATE_NETNS == $NETNS_INODE)) ||
 		die "instance '$INSTANCE' belongs to another network namespace$(netns_names "$STATE_NETNS"): give -n NETNS, or another name with -i"
 }
 
@@ -69,20 +69,13 @@ instance_require_netns() {
 # no interface with our program; nor, if it is this one, lo as `up` left it.
 instance_is_orphan() {
 	((STATE_NETNS != 0)) || return 1
-	! instance_is_attached || return 1
-	((STATE_NETNS != $(netns_inode))) || [[ $(sysctl -n net.ipv4.conf.lo.forwarding) == 0 ]]
+	((${#PROGRAMS[@]} == 0)) || return 1
+	((STATE_NETNS != $NETNS_INODE)) || [[ $(sysctl -n net.ipv4.conf.lo.forwarding) == 0 ]]
 }
 
 # Removes an orphan. In this network namespace it may be what a killed `down` has left to do.
 instance_discard() {
-	if ((STATE_NETNS == $(netns_inode))); then instance_destroy; else instance_remove_pins; fi
-}
-
-# Does any interface, wherever it is, have a program that uses our maps?
-instance_is_attached() {
-	maps_identify
-	bpftool -j prog show | jq -e --argjson services "$MAPS_ID" \
-		'any(.[] | select(.type == "xdp"); .map_ids // [] | index($services))' >/dev/null
+	if ((STATE_NETNS == $NETNS_INODE)); then instance_destroy; else instance_remove_pins; fi
 }
 
 # Creates the maps and loads the control programs; what is there already stays.
@@ -95,10 +88,10 @@ instance_create() {
 	fi
 	run mkdir -p "$MAPS"
 	[[ -d $CONTROL ]] || control_load
-	layout_read
 	state_read
+	layout_require
 	((STATE_NETNS)) || settings_init
-	control_run clock_start
+	control_run clock_start "the clock cannot be read"
 	forwarding_on
 }
 
@@ -115,16 +108,17 @@ control_load() {
 	run mv "$MAPS/loading" "$CONTROL"
 }
 
-# Fails if the program returns anything but 0.
-control_run() {
+# Runs a control program at once. Fails if it returns anything but 0.
+control_ask() {
 	local result
-	result=$(run bpftool -j prog run pinned "$CONTROL/$1" repeat 0) || die "control program $1 cannot be run"
+	maps_flush
+	result=$(bpftool -j prog run pinned "$CONTROL/$1" repeat 0) || die "control program $1 cannot be run"
 	[[ $result == *'"retval":0,'* ]]
 }
 
 # The program says when enough time has passed since clock_start to know the length of a second.
 clock_calibrate() {
-	until control_run clock_calibrate; do sleep 0.05; done
+	until control_ask clock_calibrate; do sleep 0.05; done
 }
 
 # The values a new instance begins with. Timeouts: RFC 5382 (REQ-5) and RFC 4787 (REQ-5) for what is
@@ -134,7 +128,7 @@ settings_init() {
 	local first last seed
 	read -r first last <<<"$(nat_ports)"
 	seed=$(od -An -tx1 -N16 /dev/urandom)
-	map_update settings 0 : settings seed="$seed" netns="$(netns_inode)" \
+	map_update settings 0 : settings seed="$seed" netns="$NETNS_INODE" \
 		tcp_timeout=7440 tcp_syn_timeout=60 tcp_closed_timeout=60 udp_timeout=300 udp_new_timeout=30 \
 		echo_timeout=5 nat_port_first="$first" nat_port_last="$last" \
 		lo_forwarding="$(forwarding_to_switch)"
@@ -181,7 +175,7 @@ instances_here() {
 		[[ $instance == "$INSTANCE" ]] || (
 			MAPS=$ROOT/$instance/tc/globals
 			state_read
-			((STATE_NETNS == $(netns_inode))) || exit 0
+			((STATE_NETNS == $NETNS_INODE)) || exit 0
 			case $1 in
 			forwarding) echo "${STATE_FORWARDING[*]}" ;;
 			neighbours) printf '%s\n' "${BACKEND_MANAGED[@]}" ;;
@@ -208,7 +202,6 @@ forwarding_off() {
 
 # In one step the instance is gone; the rest is sweeping up.
 instance_remove_pins() {
-	MAPS_ID=''
 	[[ ! -d $DIR ]] || run mv "$DIR" "$DIR~"
 	run rm -rf "$DIR~"
 	[[ ! -d $ROOT ]] || run rmdir --ignore-fail-on-non-empty "$ROOT"

@@ -4,17 +4,11 @@
 # What makes octets leaves them in OCTETS, in hex, with blanks between: a subshell for each would take
 # most of a command's time.
 
-# Fills LAYOUT, from the BTF of what is loaded now, which need not be the object in this directory:
+# From the BTF of what is loaded now, which need not be the object in this directory; state_read fills it:
 #   LAYOUT[struct] = size, LAYOUT[struct.field] = "offset size kind", LAYOUT[ENUMERATOR] = value
 # kind: number (host order), network (a number in network order), octets, or text.
 declare -A LAYOUT=()
-layout_read() {
-	local name rest
-	((${#LAYOUT[@]} == 0)) || return 0
-	maps_identify
-	while read -r name rest; do
-		LAYOUT[$name]=$rest
-	done < <(bpftool -j btf dump id "$MAPS_BTF" | jq -r -f "$HERE/lib/layout.jq")
+layout_require() {
 	[[ -n ${LAYOUT[service]:-} ]] || die "the loaded object does not describe its maps (no BTF)"
 }
 
@@ -48,33 +42,34 @@ plain_octets() {
 # encode STRUCT FIELD=VALUE...: the struct; fields not named are zero. A number may be an enumerator's name.
 # encode NUMBER: it, as the index of an array, or any other 32 bits.
 encode() {
-	local i zeros=''
+	local zeros
 	if [[ $1 != *[!0-9]* ]]; then
 		little_endian "$1" 4
 		return
 	fi
-	for ((i = 0; i < LAYOUT[$1]; i++)); do zeros+='00 '; done
-	encode_over "$zeros" "$@"
+	printf -v zeros '%*s' "${LAYOUT[$1]}" ''
+	encode_over "${zeros// /00 }" "$@"
 }
 
-# encode_over OCTETS STRUCT FIELD=VALUE...: likewise, and fields not named stay as they are in the octets.
+# encode_over OCTETS STRUCT FIELD=VALUE...: likewise, and fields not named stay as they are in the octets. Words are
+# split by the shell itself: a here-string each would take longer than all the rest.
+# shellcheck disable=SC2206
 encode_over() {
-	local struct=$2 field value offset size kind i
-	local -a all part
-	read -ra all <<<"$1"
+	local struct=$2 field value i
+	local -a all=($1) place part
 	shift 2
 	for field; do
 		value=${field#*=} field=${field%%=*}
-		read -r offset size kind <<<"${LAYOUT[$struct.$field]:-}"
-		[[ -n ${kind:-} ]] || die "the loaded object has no $field in struct $struct: another version?"
-		case $kind in
-		number) little_endian "${LAYOUT[$value]:-$value}" "$size" ;;
-		network) big_endian "$value" "$size" ;;
+		place=(${LAYOUT[$struct.$field]:-}) # offset, size, kind
+		((${#place[@]} == 3)) || die "the loaded object has no $field in struct $struct: another version?"
+		case ${place[2]} in
+		number) little_endian "${LAYOUT[$value]:-$value}" "${place[1]}" ;;
+		network) big_endian "$value" "${place[1]}" ;;
 		octets) plain_octets "$value" ;;
 		text) text_octets "$value" ;;
 		esac
-		read -ra part <<<"$OCTETS"
-		for ((i = 0; i < size; i++)); do all[offset + i]=${part[i]:-00}; done
+		part=($OCTETS)
+		for ((i = 0; i < place[1]; i++)); do all[place[0] + i]=${part[i]:-00}; done
 	done
 	OCTETS="${all[*]} "
 }

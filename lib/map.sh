@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The pinned maps, by name. A key or a value is what encode takes: a number, or a struct and its fields. A colon
 # stands between the two: map_update members member_key service=1 backend=2 : member weight=3
+#
+# What changes a map, or runs a control program, waits in BATCH and is done in order by one bpftool: when something
+# else is to be changed (see run), a map is to be read, or the command ends.
 
-# Sets MAPS_ID and MAPS_BTF, the ids of the map `services` and of the BTF that describes them all.
-maps_identify() {
-	local map
-	[[ -z ${MAPS_ID:-} ]] || return 0
-	map=$(bpftool -j map show pinned "$MAPS/services")
-	json_field id "$map"
-	MAPS_ID=$REPLY
-	json_field btf_id "$map" || die "the loaded object does not describe its maps (no BTF)"
-	MAPS_BTF=$REPLY
+BATCH=()
+CHECKS=() # of each control program in BATCH, what it means when it returns anything but 0
+
+maps_flush() {
+	local output rest
+	local -a checks=("${CHECKS[@]}")
+	((${#BATCH[@]})) || return 0
+	[[ -z $VERBOSE ]] || printf '+ bpftool %s\n' "${BATCH[@]}" >&2
+	printf -v rest '%s\n' "${BATCH[@]}"
+	BATCH=() CHECKS=()
+	output=$(bpftool -j batch file - <<<"${rest%$'\n'}" 2>&1) || die "the kernel refused a change: $output"
+	while [[ $output =~ \"retval\":([0-9]+)(.*) ]]; do
+		output=${BASH_REMATCH[2]}
+		((BASH_REMATCH[1] == 0)) || die "${checks[0]}"
+		checks=("${checks[@]:1}")
+	done
 }
 
-# As bpftool's JSON; a map that is not there has no entries.
-map_dump() {
-	if [[ -e $MAPS/$1 ]]; then bpftool -j map dump pinned "$MAPS/$1"; else echo '[]'; fi
+# control_run PROGRAM MESSAGE: MESSAGE is what it means when that fails.
+control_run() {
+	BATCH+=("prog run pinned $CONTROL/$1 repeat 0")
+	CHECKS+=("$2")
 }
 
 # Sets KEY, octets, from the words before the colon, and REST, those behind it.
@@ -29,32 +40,31 @@ map_words() {
 
 # map_update NAME KEY... : VALUE...
 map_update() {
-	local name=$1
 	map_words "${@:2}"
 	encode "${REST[@]}"
-	map_write "$name"
+	map_write "$1"
 }
 
 # Writes OCTETS under KEY.
 map_write() {
-	# shellcheck disable=SC2086 # words
-	run bpftool map update pinned "$MAPS/$1" key hex $KEY value hex $OCTETS
+	BATCH+=("map update pinned $MAPS/$1 key hex $KEY value hex $OCTETS")
 }
 
 # map_change NAME KEY... : STRUCT FIELD=VALUE...: some fields of an entry that is there, if they differ.
 map_change() {
-	local name=$1 old
+	local old
 	map_words "${@:2}"
-	map_lookup "$name"
+	map_lookup "$1"
 	old=$OCTETS
 	encode_over "$old" "${REST[@]}"
-	[[ $OCTETS == "$old" ]] || map_write "$name"
+	[[ $OCTETS == "$old" ]] || map_write "$1"
 }
 
 # Sets OCTETS to the value under KEY. Fails if there is none.
 map_lookup() {
 	local entry
-	# shellcheck disable=SC2086
+	maps_flush
+	# shellcheck disable=SC2086 # words
 	entry=$(bpftool -j map lookup pinned "$MAPS/$1" key hex $KEY 2>/dev/null) || return
 	[[ $entry =~ \"value\":\[([^]]*)\] ]] || return
 	OCTETS=${BASH_REMATCH[1]//[\",]/ }
@@ -63,17 +73,10 @@ map_lookup() {
 	printf -v OCTETS '%s ' $OCTETS
 }
 
-# Is there an entry under KEY?
-map_has() {
-	# shellcheck disable=SC2086
-	bpftool map lookup pinned "$MAPS/$1" key hex $KEY &>/dev/null
-}
-
-# map_delete NAME KEY... An entry that is not there is as good as deleted.
+# map_delete NAME KEY...: an entry that is there.
 map_delete() {
 	map_words "${@:2}"
-	# shellcheck disable=SC2086
-	! map_has "$1" || run bpftool map delete pinned "$MAPS/$1" key hex $KEY
+	BATCH+=("map delete pinned $MAPS/$1 key hex $KEY")
 }
 
 # map_lookup_all NAME INDEX...: of a per-CPU array these entries, as bpftool prints a batch of look-ups.

@@ -3,8 +3,13 @@
 
 BPFFS=/sys/fs/bpf
 
+# The last mount on a directory is the one that is seen.
 is_bpffs() {
-	[[ $(stat -f -c %T "$1" 2>/dev/null) == bpf_fs ]]
+	local directory type seen=
+	while read -r _ directory type _; do
+		[[ $directory != "$1" ]] || seen=$type
+	done </proc/self/mounts
+	[[ $seen == bpf ]]
 }
 
 # Begins again, with the same words, in other namespaces of nsenter's naming.
@@ -13,6 +18,7 @@ reexec() {
 	[[ -n $INSTANCE ]] || words=()
 	[[ -z $VERBOSE ]] || words+=(-v)
 	[[ -z $JSON ]] || words+=(-j)
+	[[ ${ENTER[*]} == *--mount* ]] || exec nsenter "${ENTER[@]}" "$HERE/lb.sh" "${words[@]}" "$@"
 	# nsenter cannot keep the working directory across mount namespaces, hence the cd.
 	# shellcheck disable=SC2016
 	exec nsenter "${ENTER[@]}" /bin/bash -c 'cd "$0" 2>/dev/null; exec "$@"' \
@@ -62,15 +68,23 @@ enter_namespaces() {
 		die "no BPF filesystem on $BPFFS, and it cannot be mounted: mount -t bpf bpf $BPFFS"
 }
 
+# Sets NETNS_INODE, by which the network namespace is known.
 netns_inode() {
-	stat -Lc %i /proc/self/ns/net
+	local file name value
+	exec {file}</proc/self/ns/net
+	while read -r name value; do
+		[[ $name != ino: ]] || NETNS_INODE=$value
+	done <"/proc/self/fdinfo/$file"
+	exec {file}<&-
 }
 
-# Its name, or nothing if it has none.
+# Sets REPLY to its name, or to nothing if it has none.
 netns_name() {
-	local name=
-	read -r name < <(ip netns identify $$ 2>/dev/null) || true
-	echo "$name"
+	local file
+	REPLY=''
+	for file in /run/netns/*; do
+		[[ ! $file -ef /proc/self/ns/net ]] || REPLY=${file##*/}
+	done
 }
 
 # " (NAME)" of the network namespace with this inode, if it has a name.

@@ -4,12 +4,10 @@
 # A ring of its own, all slots empty: ring_create SERVICE_ID SIZE.
 ring_create() {
 	local pin=$MAPS/new_ring
+	[[ ! -e $pin ]] || run rm "$pin"
 	encode "$1"
-	run rm -f "$pin"
-	run bpftool map create "$pin" type array key 4 value "${LAYOUT[ring_slot]}" \
-		entries "$2" name ring flags 0x1000 # BPF_F_INNER_MAP
-	# shellcheck disable=SC2086 # words
-	run bpftool map update pinned "$MAPS/rings" key hex $OCTETS value pinned "$pin"
+	BATCH+=("map create $pin type array key 4 value ${LAYOUT[ring_slot]} entries $2 name ring flags 0x1000" # BPF_F_INNER_MAP
+		"map update pinned $MAPS/rings key hex $OCTETS value pinned $pin")
 	run rm "$pin"
 }
 
@@ -22,24 +20,22 @@ ring_request() {
 }
 
 # ring_fill SERVICE [FORGET]: from its members, but for the backend with the id FORGET, which has no flows any
-# more. A `service del` that was killed may have taken the ring already.
+# more.
 ring_fill() {
 	ring_request "$@"
-	control_run ring_fill || ring_fill_new "$1" ||
-		die "the ring of service '$1' could not be filled: does it have more than 4096 members?"
+	control_run ring_fill "the ring of service '$1' could not be filled"
 }
 
-# The same in a new ring. Fails where there is one: that one is to stay.
-ring_fill_new() {
-	encode "${SERVICE_ID[$1]}"
-	KEY=$OCTETS
-	! map_has rings && ring_create "${SERVICE_ID[$1]}" "${SERVICE_RING_SIZE[$1]}" && control_run ring_fill
+# A service's members are others now, or their weights: the ring follows.
+ring_change() {
+	ring_fill "$1"
+	control_run ring_sweep "the ring of service '$1' could not be swept"
 }
 
 # Ends the memory of a service's flows where it is not needed any more.
 ring_sweep() {
 	ring_request "$1"
-	control_run ring_sweep || die "the ring of service '$1' could not be swept"
+	control_run ring_sweep "the ring of service '$1' could not be swept"
 }
 
 verb_sweep() {

@@ -83,8 +83,7 @@ service_make() {
 		vip_ifindex="$PLAN_IFINDEX" track="TRACK_${SERVICE_TRACK[$name]^^}" \
 		hash="HASH_${SERVICE_HASH[$name]^^}" name="$name"
 	if [[ -n $TRACK ]]; then # its slots may move now, or must not any more
-		ring_fill "$name"
-		ring_sweep "$name"
+		ring_change "$name"
 	fi
 	[[ -z $PLAN_DEVICE ]] || address_add "$ADDRESS" "$PLAN_DEVICE"
 }
@@ -134,7 +133,7 @@ service_new() {
 		"${TRACK:-auto}" "${HASH:-5tuple}"
 }
 
-# The service goes last, so that a second try finds it again.
+# The service itself goes last, so that a second try finds it again; its ring, which nobody has any more, then.
 service_delete() {
 	local name=$1 ifindex backend i
 	service_require "$name"
@@ -144,9 +143,9 @@ service_delete() {
 		backend_leave "$name" "$backend"
 		backend_forget_unused "$backend"
 	done
-	map_delete rings "${SERVICE_ID[$name]}"
 	service_key "$name"
 	map_delete services "${SERVICE_KEY[@]}"
+	map_delete rings "${SERVICE_ID[$name]}"
 	unset "SERVICE_VIP[$name]"
 	addresses_sync
 }

@@ -11,7 +11,8 @@ verb_status() {
 # the neighbours of a large network are more.
 status_json() {
 	devices_attached
-	jq -n -c --arg instance "$INSTANCE" --arg netns "$(netns_name)" --slurpfile state <(state_json) \
+	netns_name
+	jq -n -c --arg instance "$INSTANCE" --arg netns "$REPLY" --slurpfile state <(state_json) \
 		--slurpfile reasons <(reasons_json) --slurpfile devices <(devices_json) \
 		--slurpfile counters <(map_lookup_all counters 0 "${SERVICE_ID[@]}") \
 		--slurpfile backend_counters <(map_lookup_all backend_counters "${BACKEND_ID[@]}") \
@@ -29,12 +30,16 @@ devices_json() {
 	done | sort
 }
 
+state_json() {
+	(state_tell lines) | jq -Rnc -L "$HERE/lib" 'include "state"; input_state'
+}
+
 # Of the backends with these ids, the living flows. Two that count at once would count double.
 active_count() {
 	local fd
 	exec {fd}<"$DIR"
 	flock "$fd"
-	VERBOSE='' control_run flows_count || die "control program flows_count failed"
+	control_ask flows_count || die "control program flows_count failed"
 	map_lookup_all active "$@"
 }
 

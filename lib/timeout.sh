@@ -23,7 +23,7 @@ timeout_field() {
 
 timeout_print() {
 	local settings name
-	settings=$(map_dump settings | jq '.[0].formatted.value')
+	settings=$(bpftool -j map dump pinned "$MAPS/settings" | jq '.[0].formatted.value')
 	for name in "${TIMEOUTS[@]}"; do
 		jq -c --arg name "$name" --arg field "$(timeout_field "$name")" '{ ($name): .[$field] }' <<<"$settings"
 	done | if [[ -n $JSON ]]; then jq -s add; else jq -r 'to_entries[] | "\(.key) \(.value)"'; fi

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# From what a batch of bpftool prints of an instance's maps to a call of tell(KIND, NAME, WORDS) for each thing.
+
+function word(enumerator, prefix) {
+	return tolower(substr(enumerator, length(prefix) + 1))
+}
+
+function protocol_name(number) {
+	return number == 6 ? "tcp" : number == 17 ? "udp" : "icmp"
+}
+
+# 12: hash  name services  flags 0x1. Or 34: xdp  name xdp_lb  tag 32567ea54e3aae98
+/^[0-9]+: / {
+	thing = $1 + 0
+	map = program = ""
+	if ($0 ~ / flags 0x/) {
+		map = $4
+		if (map == "services")
+			services = thing
+	} else if ($2 == "xdp")
+		program = thing
+	next
+}
+
+map != "" && match($0, /max_entries [0-9]+/) {
+	tell("limit", map, substr($0, RSTART + 12, RLENGTH - 12))
+	next
+}
+
+# The XDP programs that use our maps.
+program != "" && match($0, /map_ids [0-9,]+/) {
+	if (index("," substr($0, RSTART + 8, RLENGTH - 8) ",", "," services ","))
+		tell("program", program, 1)
+	next
+}
+
+# "name": 5, or "name": "text", or "name": { or "octets": [1,2,3
+match($0, /^ +"[a-z0-9_]+": /) {
+	indent = match($0, /"/) - 1
+	split($0, quoted, "\"")
+	name = quoted[2]
+	rest = substr($0, indent + length(name) + 5)
+	sub(/,$/, "", rest)
+	if (indent == 8) {
+		part = name
+		inner = ""
+	} else if (rest == "{")
+		inner = name
+	if (rest ~ /^[[]/) {
+		set(name == "octets" && inner != "" ? inner : name, substr(rest, 2))
+		inner = ""
+	} else if (indent == 8)
+		value[part] = rest
+	else if (rest ~ /^"/)
+		set(name, quoted[4])
+	else
+		set(name, rest)
+	# An array of structs, each of which ends so.
+	if (map == "snat" && name == "ifindex" && value["value.address"] !~ /^[0,]*$/)
+		tell("snat", address_text(value["value.address"]), rest)
+	next
+}
+
+function set(name, what) {
+	value[part "." name] = what
+}
+
+# The end of an entry.
+/^    }/ {
+	if (map == "settings") {
+		forwarding = value["value.lo_forwarding"]
+		sub(/,/, " ", forwarding)
+		tell("settings", value["value.netns"], forwarding)
+	} else if (map == "services")
+		tell_service()
+	else if (map == "backends")
+		tell_backend()
+	else if (map == "members")
+		tell("member", value["key.service"] "," value["key.backend"], value["value.weight"] " " word(value["value.state"], "MEMBER_"))
+	else if (map == "returns")
+		tell("return", address_text(value["key.address"]) "," value["key.port"] "," protocol_name(value["key.protocol"]),
+			value["value.service"] "," value["value.backend"])
+	else if (map == "addresses")
+		tell("address", address_text(value["key.octets"]), 1)
+}
+
+# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH NOADDRESS
+function tell_service(    name, vip) {
+	name = value["value.name"]
+	gsub(/[^A-Za-z0-9_:.-]/, "?", name)
+	vip = address_text(value["key.vip"])
+	tell("service", name, value["value.id"] " " protocol_name(value["key.protocol"]) " " vip " " value["key.port"] " " \
+		(vip ~ /:/ ? 6 : 4) " " word(value["value.mode"], "MODE_") " " value["value.ring_size"] " " \
+		value["value.vip_ifindex"] " " word(value["value.track"], "TRACK_") " " word(value["value.hash"], "HASH_") " " \
+		(value["value.flags"] == "SERVICE_NO_ADDRESS"))
+}
+
+# ENDPOINT: ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED
+function tell_backend(    address) {
+	address = address_text(value["key.address"])
+	tell("backend", endpoint_text(address, value["key.port"]), value["value.id"] " " address " " value["key.port"] " " \
+		address_or_dash(value["value.source"]) " " word(value["value.state"], "BACKEND_") " " \
+		value["value.neighbour_ifindex"] " " address_or_dash(value["value.neighbour"]) " " value["value.managed"])
+}
