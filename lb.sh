@@ -9,6 +9,7 @@
 # Exit status: 0 done, 1 failed, 2 not understood.
 
 set -euo pipefail
+shopt -s extglob
 export LC_ALL=C
 
 PROGRAM=lb.sh

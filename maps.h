@@ -73,6 +73,9 @@ struct service {
 	__u32 vip_ifindex; /* the interface we added the VIP to, 0 if we did not */
 	enum service_track track;
 	enum service_hash hash;
+	__u8 quic_length; /* octets of a server id in QUIC connection IDs; 0: they name none */
+	__u8 quic_offset; /* where in the connection ID it begins */
+	__u8 pad[2];
 	char name[NAME_SIZE];
 };
 
@@ -133,7 +136,8 @@ struct {
 } backends SEC(".maps");
 
 /*
- * members: which backends a service has. Written by lb.sh, read when a ring is filled.
+ * members: which backends a service has. Written by the control program ring_fill, together with the ring, and
+ * deleted by lb.sh.
  */
 enum member_state {
 	MEMBER_ACTIVE = 0,
@@ -148,6 +152,8 @@ struct member_key {
 struct member {
 	__u32 weight; /* its share of the ring, in parts of the sum of all weights */
 	enum member_state state;
+	__u32 slots; /* of the ring that it has */
+	__u32 flows; /* alive, as the control program flows_count last found them */
 };
 
 struct {
@@ -158,6 +164,29 @@ struct {
 	__type(key, struct member_key);
 	__type(value, struct member);
 } members SEC(".maps");
+
+/*
+ * quic_servers: of services with `quic`, the server ids that members put into their connection IDs. Written by
+ * lb.sh.
+ */
+enum quic_limits {
+	QUIC_ID_SIZE = 15, /* octets, at most */
+};
+
+struct quic_server_key {
+	__u32 service; /* id */
+	__u8 id[QUIC_ID_SIZE]; /* zeros behind it */
+	__u8 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_MEMBERSHIPS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct quic_server_key);
+	__type(value, __u32); /* the backend's id */
+} quic_servers SEC(".maps");
 
 /*
  * returns: in mode dnat, from whom a packet comes -> for whom it speaks. One entry for each member
@@ -236,12 +265,18 @@ struct {
  * targets: backend id -> what a packet for this backend becomes. lb.sh writes address, port and
  * source; the datapath looks up the next hop and keeps it here.
  */
+enum target_state {
+	TARGET_UP = 0,
+	TARGET_LEAVING = 1, /* about to be declared down: it gets no slot of any ring */
+	TARGET_DOWN = 2, /* and no packets */
+};
+
 struct target {
 	struct addr address; /* all zero: there is no such backend */
 	__be16 port; /* 0: keep the port */
 	__u8 dst_mac[6]; /* the next hop's */
 	__u8 src_mac[6]; /* and of the interface towards it */
-	__u16 is_down; /* 1: it is declared to be, and gets no packets */
+	__u16 pad;
 	__u32 ifindex; /* that interface; 0: packets cannot be sent now */
 	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
 	__u64 checked; /* jiffies at the last look-up */
@@ -249,7 +284,7 @@ struct target {
 	struct addr source; /* ours, towards it; what mode nat uses unless there is `snat` */
 	__u64 exhausted; /* jiffies, when a search through the source ports found none; 0: never */
 	__u32 searched; /* how far such searches have come */
-	__u32 pad2;
+	enum target_state state;
 };
 
 struct {
@@ -429,6 +464,7 @@ struct traffic {
 
 struct service_counters {
 	struct traffic by_reason[REASON_COUNT];
+	struct traffic quic_unknown; /* with `quic`, those of them whose connection ID names no server */
 };
 
 struct {
@@ -453,15 +489,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct backend_counters);
 } backend_counters SEC(".maps");
-
-/* active: backend id -> its living flows, as the control program flows_count last found them. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_BACKENDS + 1);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	__type(key, __u32);
-	__type(value, __u32);
-} active SEC(".maps");
 
 /*
  * events: a sample for each packet while somebody runs `lb.sh log`.
@@ -520,11 +547,14 @@ struct {
  */
 struct ring_request {
 	__u32 service; /* id; flows_forget: 0 for all */
-	enum ring_size ring_size; /* RING_SIZE, or what the service has */
-	__u32 forget; /* id of a backend that goes, and is base of no slot any more; 0: none */
-	__u32 is_steady; /* 1: no slot moves: in mode nat every flow is known anyway, and track never wants it so */
+	enum ring_size ring_size; /* what the service has */
 	enum service_track track;
 	enum service_hash hash;
+	__u32 is_steady; /* 1: no slot moves: in mode nat every flow is known anyway, and track never wants it so */
+	__u32 backend; /* id: ring_fill makes it a member with the weight and state below; 0: none */
+	__u32 weight;
+	enum member_state state;
+	__u32 forget; /* id of a backend that goes, and is base of no slot any more; 0: none */
 };
 
 struct {

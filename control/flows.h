@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The control program that counts each backend's living flows. */
+/* The control program that counts each member's living flows. */
 #ifndef CONTROL_FLOWS_H
 #define CONTROL_FLOWS_H
 
 #include "../datapath/lifetime.h"
 
-static long active_clear(__u32 i, void *unused)
+static long flows_clear(void *map, const void *key, struct member *member, void *unused)
 {
-	__u32 *active_flows = bpf_map_lookup_elem(&active, &i);
-
-	if (active_flows)
-		*active_flows = 0;
+	member->flows = 0;
 	return 0;
 }
 
@@ -25,26 +22,26 @@ static __always_inline bool flow_is_active(const struct settings *conf, const st
 }
 
 /* One element of `flows`. */
-static long active_count(void *map, const struct flow_key *key, const struct flow *flow,
-			 void *unused)
+static long flows_add(void *map, const struct flow_key *key, const struct flow *flow, void *unused)
 {
+	struct member_key member_key = { .service = flow->service, .backend = flow->backend };
 	struct settings *conf = settings_get();
-	__u32 backend = flow->backend, *active_flows;
+	struct member *member;
 
 	if (!conf || !flow_is_active(conf, flow, key->protocol))
 		return 0;
-	active_flows = bpf_map_lookup_elem(&active, &backend);
-	if (active_flows)
-		(*active_flows)++;
+	member = bpf_map_lookup_elem(&members, &member_key);
+	if (member)
+		member->flows++;
 	return 0;
 }
 
-/* Writes them to `active`. Always returns 0. */
+/* Writes them to `members`. Two at once would count double. Always returns 0. */
 SEC("syscall")
 int flows_count(void *unused)
 {
-	bpf_loop(MAX_BACKENDS + 1, active_clear, NULL, 0);
-	bpf_for_each_map_elem(&flows, active_count, NULL, 0);
+	bpf_for_each_map_elem(&members, flows_clear, NULL, 0);
+	bpf_for_each_map_elem(&flows, flows_add, NULL, 0);
 	return 0;
 }
 

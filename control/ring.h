@@ -34,14 +34,18 @@ struct ring_work {
 	__u32 is_steady; /* 1: no slot moves */
 	enum service_hash hash;
 	enum service_track track;
+	__u32 may_settle; /* 1: slots that move may stand still again */
 	__u32 changed; /* slots */
 	__u32 moving; /* slots, in the end */
 	__u32 remembered; /* flows, that the sweep has found */
+	__u32 is_even; /* 1: all weights are equal, so each round of turns is like the first */
+	__u32 taking; /* index of the share whose turn it is */
 	__u32 node; /* of the heap, where a share is sinking */
 	struct ring_share shares[MAX_MEMBERS];
-	__u16 heap[MAX_MEMBERS]; /* indices of shares; whose turn it is, at 0 */
-	__u16 slots[RING_SIZE +
-		    1]; /* the new ring: backend ids. The sweep: 1 where a slot must go on moving */
+	__u16 heap[MAX_MEMBERS]; /* indices of shares; who comes next, at 0 */
+	__u16 round[MAX_MEMBERS]; /* the first turns, likewise */
+	__u16 slots[RING_SIZE + 1]; /* the new ring: backend ids */
+	__u8 marks[RING_SIZE + 1]; /* 1: the slot must go on moving */
 };
 
 struct {
@@ -94,7 +98,19 @@ static __always_inline void ring_permute(struct ring_share *share, const struct 
 	share->skip = hash_below(hash_mix(hash, 1) >> 32, work->size - 1) + 1;
 }
 
-/* One element of `members`: noted if it is an active member of the service at hand. */
+/* The target of a member that is to have slots, or NULL. */
+static __always_inline struct target *ring_target(const struct ring_work *work, __u32 backend,
+						  const struct member *member)
+{
+	struct target *target = bpf_map_lookup_elem(&targets, &backend);
+
+	return target && target->state == TARGET_UP && backend != work->forget &&
+			       member->state == MEMBER_ACTIVE && member->weight ?
+		       target :
+		       NULL;
+}
+
+/* One element of `members`: noted if it is one of the service at hand and is to have slots. */
 static long ring_collect(void *map, const struct member_key *key, const struct member *member,
 			 void *unused)
 {
@@ -102,14 +118,12 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 	struct settings *conf = settings_get();
 	struct ring_share *share;
 	struct target *target;
-	__u32 i, backend;
+	__u32 i, backend = key->backend;
 
 	if (!work || !conf || key->service != work->service)
 		return 0;
-	backend = key->backend;
-	target = bpf_map_lookup_elem(&targets, &backend);
-	if (!target || target->is_down || backend == work->forget ||
-	    member->state != MEMBER_ACTIVE || !member->weight)
+	target = ring_target(work, backend, member);
+	if (!target)
 		return 0;
 	i = work->count;
 	if (i >= MAX_MEMBERS) {
@@ -124,6 +138,7 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 	share->weight = member->weight;
 	share->turns = 0;
 	ring_permute(share, conf, work);
+	work->is_even &= member->weight == ring_share_at(work, 0)->weight;
 	*ring_heap_at(work, i) = i;
 	work->count = i + 1;
 	return 0;
@@ -194,7 +209,7 @@ static long ring_probe(__u32 i, void *unused)
 
 	if (!work)
 		return 1;
-	share = ring_share_of_node(work, 0);
+	share = ring_share_at(work, work->taking);
 	slot = share->next;
 	share->next = slot + share->skip;
 	if (share->next >= work->size)
@@ -211,11 +226,18 @@ static long ring_probe(__u32 i, void *unused)
 static long ring_turn(__u32 i, void *unused)
 {
 	struct ring_work *work = ring_work_get();
+	bool again;
 
-	if (!work)
+	if (!work || !work->count)
 		return 1;
+	again = work->is_even && i >= work->count;
+	work->taking = again ? work->round[member_index(i % work->count)] : *ring_heap_at(work, 0);
 	bpf_loop(work->size, ring_probe, NULL, 0);
-	ring_share_of_node(work, 0)->turns++;
+	ring_share_at(work, work->taking)->turns++;
+	if (again)
+		return 0;
+	if (i < work->count)
+		work->round[member_index(i)] = work->taking;
 	work->node = 0;
 	bpf_loop(HEAP_LEVELS, ring_sink, NULL, 0);
 	return 0;
@@ -250,26 +272,29 @@ static __noinline long ring_slot_change(struct ring_slot *slot, __u16 now, __u16
 	return 0;
 }
 
+/* Where a slot of the service at hand is stored, to be read and written in one go; or NULL. */
+static __always_inline __u64 *ring_stored(const struct ring_work *work, __u32 index)
+{
+	__u32 service = work->service;
+	void *ring = bpf_map_lookup_elem(&rings, &service);
+
+	return ring ? bpf_map_lookup_elem(ring, &index) : NULL;
+}
+
 /* Stores one slot. */
 static long ring_store(__u32 i, void *unused)
 {
 	struct ring_work *work = ring_work_get();
 	struct ring_slot slot;
 	__u64 *stored;
-	__u32 service;
-	void *ring;
 	__u16 now;
 
 	if (!work || i >= RING_SIZE)
 		return 1;
-	now = work->slots[i];
-	service = work->service;
-	ring = bpf_map_lookup_elem(&rings, &service);
-	if (!ring)
-		return 1;
-	stored = bpf_map_lookup_elem(ring, &i);
+	stored = ring_stored(work, i);
 	if (!stored)
 		return 1;
+	now = work->slots[i];
 	*(__u64 *)&slot = *(volatile __u64 *)stored;
 	work->changed += slot.current != now;
 	if (work->is_steady) {
@@ -284,6 +309,119 @@ static long ring_store(__u32 i, void *unused)
 	return 0;
 }
 
+static long ring_unmark(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+
+	if (!work || i >= RING_SIZE)
+		return 1;
+	work->marks[i] = 0;
+	return 0;
+}
+
+/* Where it may, and the slot is not marked, it stands still again. Counts those that go on moving. */
+static long ring_settle(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct ring_slot slot;
+	__u64 *stored;
+
+	if (!work || i >= RING_SIZE)
+		return 1;
+	stored = ring_stored(work, i);
+	if (!stored)
+		return 1;
+	*(__u64 *)&slot = *(volatile __u64 *)stored;
+	if (!slot.moving)
+		return 0;
+	if (!work->may_settle || work->marks[i]) {
+		work->moving++;
+		return 0;
+	}
+	slot.base = slot.current;
+	slot.moving = 0;
+	*(volatile __u64 *)stored = *(__u64 *)&slot;
+	return 0;
+}
+
+/* On one CPU. */
+static long ring_count_forwarded(__u32 cpu, __u64 *packets)
+{
+	struct ring_work *work = ring_work_get();
+	struct service_counters *count;
+	__u32 service;
+
+	if (!work)
+		return 1;
+	service = work->service;
+	count = bpf_map_lookup_percpu_elem(&counters, &service, cpu);
+	if (!count)
+		return 1;
+	*packets += count->by_reason[REASON_FORWARDED].packets;
+	return 0;
+}
+
+#define MAX_CPUS 8192
+
+/*
+ * A service that never forwarded a packet has no connections to keep, so its slots need not move. Asked when the
+ * ring is stored: who comes from then on finds the new one.
+ */
+static __always_inline void ring_settle_unused(struct ring_work *work)
+{
+	__u64 packets = 0;
+
+	bpf_loop(MAX_CPUS, ring_count_forwarded, &packets, 0);
+	if (packets)
+		return;
+	work->may_settle = 1;
+	work->moving = 0;
+	bpf_loop(work->size, ring_unmark, NULL, 0);
+	bpf_loop(work->size, ring_settle, NULL, 0);
+}
+
+/* Of members that have no slots. */
+static long ring_publish_none(void *map, const struct member_key *key, struct member *member,
+			      void *unused)
+{
+	struct ring_work *work = ring_work_get();
+
+	if (work && key->service == work->service && !ring_target(work, key->backend, member))
+		member->slots = 0;
+	return 0;
+}
+
+/* And of one that has. */
+static long ring_publish(__u32 i, void *unused)
+{
+	struct ring_work *work = ring_work_get();
+	struct member_key key;
+	struct member *member;
+
+	if (!work || i >= work->count)
+		return 1;
+	key.service = work->service;
+	key.backend = ring_share_at(work, i)->backend;
+	member = bpf_map_lookup_elem(&members, &key);
+	if (member)
+		member->slots = ring_share_at(work, i)->turns;
+	return 0;
+}
+
+/* Makes a backend a member, with this weight and state. Returns 0, or what the kernel said. */
+static __always_inline long ring_member_set(const struct ring_request *request)
+{
+	struct member_key key = { .service = request->service, .backend = request->backend };
+	struct member *member = bpf_map_lookup_elem(&members, &key);
+	struct member new = { .weight = request->weight, .state = request->state };
+
+	if (!member)
+		return bpf_map_update_elem(&members, &key, &new, BPF_ANY);
+	member->weight = new.weight;
+	member->state = new.state;
+	return 0;
+}
+
 /* Takes over what lb.sh asks for. Returns false for a size that no ring has. */
 static __always_inline bool ring_begin(struct ring_work *work, const struct ring_request *request)
 {
@@ -295,14 +433,15 @@ static __always_inline bool ring_begin(struct ring_work *work, const struct ring
 	work->is_steady = request->is_steady;
 	work->hash = request->hash;
 	work->track = request->track;
+	work->is_even = 1;
 	work->count = work->filled = work->overflow = work->changed = 0;
-	work->moving = work->remembered = 0;
+	work->may_settle = work->moving = work->remembered = 0;
 	return true;
 }
 
 /*
- * Returns 0, or 1 and changes nothing when there are more active members than MAX_MEMBERS, or there is no
- * ring of the size that was asked for.
+ * Returns 0; or 1 when there are more active members than MAX_MEMBERS, or there is no ring of the size that was
+ * asked for: then the ring stays as it is.
  */
 SEC("syscall")
 int ring_fill(void *unused)
@@ -316,14 +455,19 @@ int ring_fill(void *unused)
 	if (!work || !request || !ring_begin(work, request))
 		return 1;
 	service = work->service;
+	if (request->backend && ring_member_set(request))
+		return 1;
 	bpf_for_each_map_elem(&members, ring_collect, NULL, 0);
 	if (work->overflow)
 		return 1;
 	bpf_loop(work->size, ring_clear, NULL, 0);
 	bpf_loop(MAX_MEMBERS / 2, ring_order, NULL, 0);
-	if (work->count)
-		bpf_loop(work->size, ring_turn, NULL, 0);
+	bpf_loop(work->size, ring_turn, NULL, 0);
 	bpf_loop(work->size, ring_store, NULL, 0);
+	if (work->moving)
+		ring_settle_unused(work);
+	bpf_for_each_map_elem(&members, ring_publish_none, NULL, 0);
+	bpf_loop(MAX_MEMBERS, ring_publish, NULL, 0);
 	state = bpf_map_lookup_elem(&ring_states, &service);
 	if (state) {
 		state->moving = work->moving;

@@ -11,14 +11,6 @@
 #include "../datapath/ring.h"
 #include "../datapath/target.h"
 
-static __always_inline __u64 *sweep_slot(const struct ring_work *work, __u32 index)
-{
-	__u32 service = work->service;
-	void *ring = bpf_map_lookup_elem(&rings, &service);
-
-	return ring ? bpf_map_lookup_elem(ring, &index) : NULL;
-}
-
 static __always_inline bool sweep_is_of_service(const struct ring_work *work,
 						const struct flow *flow)
 {
@@ -50,49 +42,11 @@ static long sweep_mark(void *map, const struct flow_key *key, const struct flow 
 	index = ring_index(key, work->size, work->hash, conf);
 	slot = ring_slot_get(work->service, index);
 	if (flow->backend != slot.current && index < RING_SIZE)
-		work->slots[index] = 1;
+		work->marks[index] = 1;
 	return 0;
 }
 
-/* Second pass: the other slots stand still again. */
-static long sweep_settle(__u32 i, void *unused)
-{
-	struct ring_work *work = ring_work_get();
-	struct ring_slot slot;
-	__u64 *stored;
-
-	if (!work || i >= RING_SIZE)
-		return 1;
-	stored = sweep_slot(work, i);
-	if (!stored)
-		return 1;
-	*(__u64 *)&slot = *(volatile __u64 *)stored;
-	if (!slot.moving)
-		return 0;
-	if (work->slots[i]) {
-		work->moving++;
-		return 0;
-	}
-	slot.base = slot.current;
-	slot.moving = 0;
-	*(volatile __u64 *)stored = *(__u64 *)&slot;
-	return 0;
-}
-
-static long sweep_count(__u32 i, void *unused)
-{
-	struct ring_work *work = ring_work_get();
-	__u64 *stored;
-
-	if (!work || i >= RING_SIZE)
-		return 1;
-	stored = sweep_slot(work, i);
-	if (stored)
-		work->moving += ((struct ring_slot *)stored)->moving;
-	return 0;
-}
-
-/* Third pass: forgets what is over, and flows of slots that stand still, where nobody looks for them. */
+/* Last pass: forgets what is over, and flows of slots that stand still, where nobody looks for them. */
 static long sweep_forget(void *map, const struct flow_key *key, const struct flow *flow,
 			 void *unused)
 {
@@ -136,12 +90,13 @@ int ring_sweep(void *unused)
 	state = bpf_map_lookup_elem(&ring_states, &service);
 	if (!state)
 		return 1;
-	bpf_loop(work->size, ring_clear, NULL, 0);
+	work->may_settle = has_surely_passed(conf, state->changed, conf->tcp_timeout);
+	bpf_loop(work->size, ring_unmark, NULL, 0);
 	bpf_for_each_map_elem(&flows, sweep_mark, NULL, 0);
-	if (has_surely_passed(conf, state->changed, conf->tcp_timeout))
-		bpf_loop(work->size, sweep_settle, NULL, 0);
-	else
-		bpf_loop(work->size, sweep_count, NULL, 0);
+	/* Packets, too, can lead a walk astray. That two of them miss the same flow is as good as impossible. */
+	work->remembered = 0;
+	bpf_for_each_map_elem(&flows, sweep_mark, NULL, 0);
+	bpf_loop(work->size, ring_settle, NULL, 0);
 	bpf_for_each_map_elem(&flows, sweep_forget, NULL, 0);
 	state->moving = work->moving;
 	state->remembered = work->remembered;

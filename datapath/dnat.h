@@ -28,7 +28,7 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 
 	if (pkt->kind != PACKET_ERROR && neighbour_is_wanted(conf)) /* whoever sends those */
 		neighbour_learn(ctx, pkt);
-	flow.backend = track_choose(pkt, service, conf);
+	flow.backend = track_choose(ctx, pkt, service, conf);
 	target = target_get(flow.backend);
 	if (!target)
 		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);

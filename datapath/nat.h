@@ -8,6 +8,7 @@
 #define DATAPATH_NAT_H
 
 #include "lifetime.h"
+#include "quic.h"
 #include "ring.h"
 #include "send.h"
 #include "service.h"
@@ -412,6 +413,8 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 		request->backend = old->backend;
 		request->source = old->source;
 		request->port = old->source_port;
+	} else if (service->quic_length) {
+		request->backend = quic_backend(ctx, pkt, service);
 	}
 	if (eth) {
 		mac_copy(request->dst_mac, eth->h_source);

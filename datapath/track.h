@@ -8,6 +8,7 @@
 #define DATAPATH_TRACK_H
 
 #include "lifetime.h"
+#include "quic.h"
 #include "ring.h"
 #include "service.h"
 #include "target.h"
@@ -134,12 +135,16 @@ static __noinline __u32 track_look(const struct packet *pkt, const struct servic
 }
 
 /* Returns a backend's id, or 0 when the service has no active member. */
-static __always_inline __u32 track_choose(const struct packet *pkt, const struct service *service,
+static __always_inline __u32 track_choose(struct xdp_md *ctx, const struct packet *pkt,
+					  const struct service *service,
 					  const struct settings *conf)
 {
 	__u32 index = ring_index(&pkt->tuple, service->ring_size, service->hash, conf);
 	struct ring_slot slot = ring_slot_get(service->id, index);
+	__u32 named = service->quic_length ? quic_backend(ctx, pkt, service) : 0;
 
+	if (named)
+		return named;
 	if (service->track == TRACK_AUTO && (!slot.moving || pkt->tuple.protocol != IPPROTO_TCP))
 		return slot.current;
 	if (service->track == TRACK_NEVER)

@@ -21,25 +21,31 @@ verb_backend() {
 	"backend_$what"
 }
 
-# Sets SERVICE and WEIGHT from the words of `[service NAME] [weight N]`, which follow what to do.
+# Sets SERVICE, WEIGHT and QUIC_ID from the words of `[service NAME] [weight N] [quic-id HEX]`, which follow what
+# to do.
 parse_backend_words() {
 	local what=$1 possible='service NAME'
 	shift
-	[[ $what != add ]] || possible+=' or weight N'
-	SERVICE='' WEIGHT=1
+	[[ $what != add ]] || possible+=', weight N or quic-id HEX'
+	SERVICE='' WEIGHT=1 QUIC_ID=''
 	while (($#)); do
 		case $what,$1 in
-		add,service | drain,service | del,service | add,weight) (($# >= 2)) || misuse "'$1' needs a word after it: $possible" ;;
+		add,service | drain,service | del,service | add,weight | add,quic-id) (($# >= 2)) || misuse "'$1' needs a word after it: $possible" ;;
 		down,* | up,*) misuse "backend $what takes no more than an address, and '$1' is more: it is about all services" ;;
 		*) misuse "'$1' is not understood here: $possible would be" ;;
 		esac
-		if [[ $1 == service ]]; then
-			SERVICE=$2
-		else
+		case $1 in
+		service) SERVICE=$2 ;;
+		weight)
 			[[ $2 =~ ^(0|[1-9][0-9]{0,4})$ && $2 -le 65535 ]] ||
 				misuse "'$2' is not a weight: a number from 0 to 65535 is, and 0 is as good as drain"
 			WEIGHT=$2
-		fi
+			;;
+		quic-id)
+			[[ $2 =~ ^([0-9a-fA-F]{2}){1,15}$ ]] || misuse "'$2' is not a server id: octets in hex are, like 0a1b2c3d"
+			QUIC_ID=${2,,}
+			;;
+		esac
 		shift 2
 	done
 }
@@ -60,6 +66,42 @@ services_meant() {
 		((${#MEANT[@]})) || die "$MISFIT; make one first: $PROGRAM service NAME PROTOCOL ADDRESS"
 	fi
 	returns_require_free
+	quic_require
+	members_require_room
+}
+
+# Stops if QUIC_ID cannot be that of BACKEND in SERVICE.
+quic_require() {
+	local length owner
+	[[ -n $QUIC_ID ]] || return 0
+	[[ -n $SERVICE ]] || misuse "quic-id $QUIC_ID is for one service: service NAME"
+	length=${SERVICE_QUIC[$SERVICE]%,*}
+	((length)) || die "service '$SERVICE' is made without quic, so its backends have no quic-id"
+	((${#QUIC_ID} == 2 * length)) || die "'$QUIC_ID' is not a server id of service '$SERVICE': $length octets, $((2 * length)) digits, are"
+	quic_key "$SERVICE"
+	owner=${QUIC_SERVER[$QUIC]:-${BACKEND_ID[$BACKEND]:-}}
+	[[ $owner == "${BACKEND_ID[$BACKEND]:-}" ]] || die "'$QUIC_ID' is the server id of $(backend_of_id "$owner") already"
+}
+
+# Sets QUIC, by which QUIC_ID is known in a service, as in QUIC_SERVER.
+quic_key() {
+	local zeros=000000000000000000000000000000
+	QUIC=${SERVICE_ID[$1]},$QUIC_ID${zeros:${#QUIC_ID}}
+}
+
+# Stops if one of the services meant has as many members as there can be.
+members_require_room() {
+	local name key place most
+	local -A members=()
+	# shellcheck disable=SC2206 # offset and size
+	place=(${LAYOUT[ring_work.shares]})
+	for key in "${!MEMBER_WEIGHT[@]}"; do members[${key%,*}]=$((${members[${key%,*}]:-0} + 1)); done
+	for name in "${MEANT[@]}"; do
+		most=$((place[1] / LAYOUT[ring_share]))
+		((SERVICE_RING_SIZE[$name] >= most)) || most=${SERVICE_RING_SIZE[$name]}
+		((${members[${SERVICE_ID[$name]}]:-0} < most)) || is_member "$name" "$BACKEND" ||
+			die "service '$name' has $most backends, and that is the most it can have"
+	done
 }
 
 # Can BACKEND be in a service? If not, MISFIT says why.
@@ -94,11 +136,33 @@ backend_add() {
 	backend_enter "$BACKEND" $is_new
 	for name in "${MEANT[@]}"; do
 		return_enter "$name" "$BACKEND"
+		quic_enter "$name" "$BACKEND"
 		member_set "$name" "$BACKEND" "$WEIGHT" MEMBER_ACTIVE
 	done
 	maps_flush
 	wait
 	backend_warn
+}
+
+# QUIC_ID, if one is given, becomes the only one that BACKEND has in the service.
+quic_enter() {
+	local old
+	[[ -n $QUIC_ID ]] || return 0
+	quic_key "$1"
+	old=$QUIC
+	[[ -n ${QUIC_SERVER[$QUIC]:-} ]] ||
+		map_update quic_servers quic_server_key service="${SERVICE_ID[$1]}" id="$QUIC_ID" : "${BACKEND_ID[$2]}"
+	quic_leave "$1" "$2" "$old"
+}
+
+# quic_leave SERVICE BACKEND [KEPT]: it has no server id any more, but the one that is kept.
+quic_leave() {
+	local key
+	for key in "${!QUIC_SERVER[@]}"; do
+		[[ $key == "${SERVICE_ID[$1]},"* && $key != "${3:-}" && ${QUIC_SERVER[$key]} == "${BACKEND_ID[$2]}" ]] || continue
+		map_delete quic_servers quic_server_key service="${SERVICE_ID[$1]}" id="${key#*,}"
+		unset "QUIC_SERVER[$key]"
+	done
 }
 
 # What was done, and will not carry traffic.
@@ -158,7 +222,7 @@ backend_enter() {
 target_update() {
 	local old=''
 	local -a target=(target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}")
-	[[ ${BACKEND_STATE[$1]} == up ]] || target+=(is_down=1)
+	[[ ${BACKEND_STATE[$1]} == up ]] || target+=(state=TARGET_DOWN)
 	encode "${BACKEND_ID[$1]}"
 	KEY=$OCTETS
 	if [[ -z ${2:-} ]]; then
@@ -173,14 +237,12 @@ target_update() {
 
 # member_set SERVICE BACKEND WEIGHT STATE, and the ring follows.
 member_set() {
-	local service=${SERVICE_ID[$1]} id=${BACKEND_ID[$2]}
-	map_update members member_key service="$service" backend="$id" : member weight="$3" state="$4"
-	ring_change "$1"
+	ring_change "$1" backend="${BACKEND_ID[$2]}" weight="$3" state="$4"
 }
 
 # is_member SERVICE BACKEND: if so, REPLY is its weight.
 is_member() {
-	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]}
+	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]:-}
 	REPLY=${MEMBER_WEIGHT[$key]:-}
 	[[ -n $REPLY ]]
 }
@@ -196,18 +258,19 @@ backend_drain() {
 
 # Declared down: out of the rings first, so that no packet finds it there; then its flows lose it.
 backend_down() {
-	local name
+	local name id=${BACKEND_ID[$BACKEND]}
 	backend_key "$BACKEND"
 	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_DOWN
-	for name in "${MEANT[@]}"; do ring_fill "$name" "${BACKEND_ID[$BACKEND]}"; done
-	map_change targets "${BACKEND_ID[$BACKEND]}" : target is_down=1
+	map_change targets "$id" : target state=TARGET_LEAVING
+	for name in "${MEANT[@]}"; do ring_fill "$name" forget="$id"; done
+	map_change targets "$id" : target state=TARGET_DOWN
 	for name in "${MEANT[@]}"; do ring_sweep "$name"; done
 }
 
 backend_up() {
 	local name
 	backend_key "$BACKEND"
-	map_change targets "${BACKEND_ID[$BACKEND]}" : target is_down=0
+	map_change targets "${BACKEND_ID[$BACKEND]}" : target state=TARGET_UP
 	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_UP
 	for name in "${MEANT[@]}"; do ring_change "$name"; done
 }
@@ -224,16 +287,15 @@ backend_del() {
 # backend_leave SERVICE BACKEND: out of the ring first, then its flows, and out of the members last, so that
 # a second try finds it again.
 backend_leave() {
-	local key=${SERVICE_ID[$1]},${BACKEND_ID[$2]}
-	[[ -n ${MEMBER_WEIGHT[$key]:-} ]] || return 0
-	map_update members member_key service="${key%,*}" backend="${key#*,}" : \
-		member weight="${MEMBER_WEIGHT[$key]}" state=MEMBER_DRAINING
-	ring_fill "$1" "${key#*,}"
-	return_leave "$1" "$2"
+	local service=${SERVICE_ID[$1]} id=${BACKEND_ID[$2]}
+	is_member "$1" "$2" || return 0
+	ring_fill "$1" backend="$id" weight="$REPLY" state=MEMBER_DRAINING forget="$id"
 	control_run flows_forget "flows of '$2' could not be forgotten"
-	map_delete members member_key service="${key%,*}" backend="${key#*,}"
-	unset "MEMBER_WEIGHT[$key]"
-	ring_sweep "$1"
+	control_run ring_sweep "the ring of service '$1' could not be swept"
+	return_leave "$1" "$2"
+	quic_leave "$1" "$2"
+	map_delete members member_key service="$service" backend="$id"
+	unset "MEMBER_WEIGHT[$service,$id]"
 }
 
 backend_is_used() {

@@ -14,13 +14,13 @@ lb.sh [-n NETNS] [-i INSTANCE] [-j] [-v] COMMAND
                                on their own addresses is balanced, as services `ping` and `ping6`
   down [DEV...]                take it off; without DEV remove everything, as if it had never been
   service NAME tcp|udp ADDRESS[:PORT] [mode nat|dnat] [hash 5tuple|source] [track auto|always|never]
-                               [noaddress] [dev DEV]
+                               [ring SIZE] [quic LENGTH [quic-offset N]] [noaddress] [dev DEV]
   service NAME icmp ADDRESS ...
                                a service; without PORT it has every port that is not another's. IPv6
                                with a port: [2001:db8::10]:80. Its address is added to the host (to
                                DEV) and announced if the host does not have it, unless noaddress
   service del NAME             remove a service
-  backend ADDRESS[:PORT] [service NAME] [weight N]
+  backend ADDRESS[:PORT] [service NAME] [weight N] [quic-id HEX]
                                who serves; without PORT at the port that the client asked for; without
                                `service` in every service that it fits. Also ends a drain
   backend drain ADDRESS[:PORT] [service NAME]
@@ -47,7 +47,9 @@ help_words() {
 Modes: nat rewrites both addresses, and backends need nothing. dnat rewrites the destination only:
 backends see their clients, and must route to them through the balancer. It remembers flows only while a
 change of backends moves them (track auto; of UDP none), always, or never. hash source sends a client's
-flows to one backend, whatever the service and port.
+flows to one backend, whatever the service and port. ring SIZE, a prime, makes a smaller ring than 65537 slots of
+8 octets, for installations with thousands of services. quic LENGTH lets packets of a udp service follow the
+server id in their connection ID, LENGTH octets behind the first one, or from octet N on; quic-id says whose it is.
 
   -n NETNS      act in this network namespace
   -i INSTANCE   which balancer, where one host has several; else $LB_INSTANCE, else the name of the

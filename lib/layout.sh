@@ -31,11 +31,16 @@ text_octets() {
 	for ((i = 0; i < ${#1}; i++)); do printf -v OCTETS '%s%02x ' "$OCTETS" "'${1:i:1}"; done
 }
 
-# Of a value of a field that is neither number nor text: an address, or octets in hex.
+# Of a value of a field that is neither number nor text: an address, or octets in hex, with blanks between or without.
 plain_octets() {
+	local i
 	case $1 in
 	*[.:]*) address_octets "$1" ;;
-	*) OCTETS=$1 ;;
+	*' '* | '') OCTETS=$1 ;;
+	*)
+		OCTETS=''
+		for ((i = 0; i < ${#1}; i += 2)); do OCTETS+="${1:i:2} "; done
+		;;
 	esac
 }
 

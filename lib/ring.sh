@@ -11,28 +11,27 @@ ring_create() {
 	run rm "$pin"
 }
 
-# ring_request SERVICE [FORGET]: what the control programs are to be about.
+# ring_request SERVICE FIELD=VALUE...: what the control programs are to be about.
 ring_request() {
 	local steady=0
 	[[ ${SERVICE_MODE[$1]} != nat && ${SERVICE_TRACK[$1]} != never ]] || steady=1
 	map_update ring_request 0 : ring_request service="${SERVICE_ID[$1]}" ring_size="${SERVICE_RING_SIZE[$1]}" \
-		forget="${2:-0}" is_steady="$steady" track="TRACK_${SERVICE_TRACK[$1]^^}" hash="HASH_${SERVICE_HASH[$1]^^}"
+		is_steady="$steady" track="TRACK_${SERVICE_TRACK[$1]^^}" hash="HASH_${SERVICE_HASH[$1]^^}" "${@:2}"
 }
 
-# ring_fill SERVICE [FORGET]: from its members, but for the backend with the id FORGET, which has no flows any
-# more.
+# ring_fill SERVICE FIELD=VALUE...: from its members, and these make one of them or make one go; see struct
+# ring_request.
 ring_fill() {
 	ring_request "$@"
 	control_run ring_fill "the ring of service '$1' could not be filled"
 }
 
-# A service's members are others now, or their weights: the ring follows.
+# The same, and the memory of flows ends where it is not needed any more.
 ring_change() {
-	ring_fill "$1"
+	ring_fill "$@"
 	control_run ring_sweep "the ring of service '$1' could not be swept"
 }
 
-# Ends the memory of a service's flows where it is not needed any more.
 ring_sweep() {
 	ring_request "$1"
 	control_run ring_sweep "the ring of service '$1' could not be swept"

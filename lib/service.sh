@@ -23,8 +23,8 @@ protocol_number() {
 	esac
 }
 
-# verb service: NAME PROTO VIP[:PORT] [mode nat|dnat] [hash 5tuple|source] [track auto|always|never]
-# [noaddress] [dev DEVICE], or del NAME.
+# verb service: NAME PROTO VIP[:PORT] [mode nat|dnat] [hash 5tuple|source] [track auto|always|never] [ring SIZE]
+# [quic LENGTH [quic-offset N]] [noaddress] [dev DEVICE], or del NAME.
 verb_service() {
 	if [[ ${1:-} == del ]]; then
 		[[ -n ${2:-} && $# == 2 ]] || misuse "service del needs a name and no more: $PROGRAM service del web"
@@ -39,29 +39,47 @@ verb_service() {
 	parse_endpoint "$3"
 	[[ $2 != icmp || $PORT == 0 ]] || misuse "'$3': echo has no ports; $ADDRESS would be right"
 	parse_service_words "${@:4}"
+	[[ -z $QUIC || $2 == udp ]] || misuse "quic is for udp services, and $2 is not udp"
 	instance_change
 	service_make "$1" "$2"
 }
 
-# Sets MODE, HASH and TRACK (empty: as it is, or what a new service begins with), NOADDRESS and DEVICE.
+# Sets MODE, HASH, TRACK, RING and QUIC, which is "LENGTH,OFFSET" (empty: as it is, or what a new service begins
+# with), NOADDRESS and DEVICE.
 parse_service_words() {
-	MODE='' HASH='' TRACK='' NOADDRESS='' DEVICE=''
+	local length='' offset=''
+	MODE='' HASH='' TRACK='' RING='' NOADDRESS='' DEVICE=''
 	while (($#)); do
-		case $1 in
-		noaddress) NOADDRESS=1 && shift && continue ;;
-		mode) [[ ${2:-} == @(nat|dnat) ]] || misuse "'${2:-}' is not a mode that is there yet: nat and dnat are" ;;
-		hash) [[ ${2:-} == @(5tuple|source) ]] || misuse "'${2:-}' is no hash: 5tuple and source are" ;;
-		track) [[ ${2:-} == @(auto|always|never) ]] || misuse "'${2:-}' is no way to track: auto, always and never are" ;;
-		dev) device_exists "${2:-}" ;;
-		*) misuse "'$1' is not understood after the address: mode, hash, track, noaddress or dev would be" ;;
-		esac
-		case $1 in
-		mode) MODE=$2 ;;
-		hash) HASH=$2 ;;
-		track) TRACK=$2 ;;
-		dev) DEVICE=$2 ;;
+		case $1,${2:-} in
+		noaddress,*) NOADDRESS=1 && shift && continue ;;
+		mode,@(nat|dnat)) MODE=$2 ;;
+		mode,*) misuse "'${2:-}' is not a mode that is there yet: nat and dnat are" ;;
+		hash,@(5tuple|source)) HASH=$2 ;;
+		hash,*) misuse "'${2:-}' is no hash: 5tuple and source are" ;;
+		track,@(auto|always|never)) TRACK=$2 ;;
+		track,*) misuse "'${2:-}' is no way to track: auto, always and never are" ;;
+		ring,*) RING=${2:-} && require_ring_size "$RING" ;;
+		quic,@([1-9]|1[0-5])) length=$2 ;;
+		quic,*) misuse "'${2:-}' is no length of a server id: 1 to 15 octets are" ;;
+		quic-offset,@([0-9]|1[0-9])) offset=$2 ;;
+		quic-offset,*) misuse "'${2:-}' is no place in a connection ID: 0 to 19 are" ;;
+		dev,*) DEVICE=${2:-} && device_exists "$DEVICE" ;;
+		*) misuse "'$1' is not understood after the address: mode, hash, track, ring, quic, noaddress or dev would be" ;;
 		esac
 		shift 2
+	done
+	QUIC=''
+	[[ -z $offset || -n $length ]] || misuse "quic-offset says where the server id begins; how long it is comes first: quic 4 quic-offset $offset"
+	[[ -z $length ]] || QUIC=$length,${offset:-1}
+	((length + ${offset:-1} <= 20)) || misuse "quic $length quic-offset $offset is behind a connection ID's end: it has at most 20 octets"
+}
+
+# A prime: only then does each member's permutation reach every slot.
+require_ring_size() {
+	local i
+	[[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -ge 2 && $1 -le 65537 ]] || misuse "'$1' is not the size of a ring: a prime from 2 to 65537 is"
+	for ((i = 2; i * i <= $1; i++)); do
+		(($1 % i)) || misuse "'$1' is not a prime, and so not the size of a ring: it is $i times $(($1 / i)); 1021, 4093 and 16381 are primes"
 	done
 }
 
@@ -80,6 +98,7 @@ service_make() {
 	service_key "$name"
 	map_update services "${SERVICE_KEY[@]}" : service id="${SERVICE_ID[$name]}" \
 		ring_size="${SERVICE_RING_SIZE[$name]}" mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" \
+		quic_length="${SERVICE_QUIC[$name]%,*}" quic_offset="${SERVICE_QUIC[$name]#*,}" \
 		vip_ifindex="$PLAN_IFINDEX" track="TRACK_${SERVICE_TRACK[$name]^^}" \
 		hash="HASH_${SERVICE_HASH[$name]^^}" name="$name"
 	if [[ -n $TRACK ]]; then # its slots may move now, or must not any more
@@ -100,8 +119,8 @@ service_text() {
 	SERVICE_TEXT="${SERVICE_PROTOCOL[$1]} $ENDPOINT"
 }
 
-# A name belongs to one protocol, address and port, and these to one name. A service that changed its mode or
-# hash would break the flows that it has.
+# A name belongs to one protocol, address and port, and these to one name. A service that changed its mode, hash,
+# ring or quic would break the flows that it has.
 service_require_free() {
 	local text other
 	endpoint "$ADDRESS" "$PORT"
@@ -110,10 +129,10 @@ service_require_free() {
 		service_text "$1"
 		[[ $SERVICE_TEXT == "$text" ]] ||
 			die "service '$1' is $SERVICE_TEXT already: $PROGRAM service del $1 first"
-		[[ ${MODE:-${SERVICE_MODE[$1]}} == "${SERVICE_MODE[$1]}" ]] ||
-			die "service '$1' is in mode ${SERVICE_MODE[$1]}: $PROGRAM service del $1 first"
-		[[ ${HASH:-${SERVICE_HASH[$1]}} == "${SERVICE_HASH[$1]}" ]] ||
-			die "service '$1' has hash ${SERVICE_HASH[$1]}: $PROGRAM service del $1 first"
+		service_require_same "$1" "in mode" "${SERVICE_MODE[$1]}" "$MODE"
+		service_require_same "$1" "of hash" "${SERVICE_HASH[$1]}" "$HASH"
+		service_require_same "$1" "of ring" "${SERVICE_RING_SIZE[$1]}" "$RING"
+		service_require_same "$1" "of quic (length, offset)" "${SERVICE_QUIC[$1]/#0,0/none}" "$QUIC"
 		return
 	fi
 	for other in "${SERVICES[@]}"; do
@@ -122,15 +141,19 @@ service_require_free() {
 	done
 }
 
+service_require_same() { # NAME WHAT OLD NEW
+	[[ -z $4 || $4 == "$3" ]] || die "service '$1' is $2 $3: $PROGRAM service del $1 first"
+}
+
 # Gives it an id and a ring. Nobody knows of them before the service itself is written.
 service_new() {
 	free_id rings "${SERVICE_ID[@]}" || die "there are $MOST_IDS services, and that is the most there can be"
-	ring_create "$FREE_ID" "${LAYOUT[RING_SIZE]}"
+	ring_create "$FREE_ID" "${RING:-${LAYOUT[RING_SIZE]}}"
 	map_update counters "$FREE_ID" : service_counters
 	map_update ring_states "$FREE_ID" : ring_state
 	SERVICES+=("$1")
-	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" "${LAYOUT[RING_SIZE]}" 0 \
-		"${TRACK:-auto}" "${HASH:-5tuple}"
+	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" \
+		"${RING:-${LAYOUT[RING_SIZE]}}" 0 "${TRACK:-auto}" "${HASH:-5tuple}" "${QUIC:-0,0}"
 }
 
 # The service itself goes last, so that a second try finds it again; its ring, which nobody has any more, then.

@@ -20,6 +20,8 @@ function tell(kind, name, text,    words) {
 		put_backend(name, words)
 	else if (kind == "member")
 		put("MEMBER_WEIGHT", name, words[1])
+	else if (kind == "quic")
+		put("QUIC_SERVER", name, text)
 	else if (kind == "return")
 		put("RETURN_OF", name, text)
 	else if (kind == "address")
@@ -42,6 +44,7 @@ function put_service(name, words) {
 	put("SERVICE_VIP_IFINDEX", name, words[8])
 	put("SERVICE_TRACK", name, words[9])
 	put("SERVICE_HASH", name, words[10])
+	put("SERVICE_QUIC", name, words[11])
 }
 
 function put_backend(name, words) {

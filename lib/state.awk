@@ -65,6 +65,12 @@ function set(name, what) {
 	value[part "." name] = what
 }
 
+function hex_text(octets,    o, i, text) {
+	for (i = split(octets, o, ","); i > 0; i--)
+		text = sprintf("%02x", o[i]) text
+	return text
+}
+
 # The end of an entry.
 /^    }/ {
 	if (map == "settings") {
@@ -76,7 +82,10 @@ function set(name, what) {
 	else if (map == "backends")
 		tell_backend()
 	else if (map == "members")
-		tell("member", value["key.service"] "," value["key.backend"], value["value.weight"] " " word(value["value.state"], "MEMBER_"))
+		tell("member", value["key.service"] "," value["key.backend"], value["value.weight"] " " word(value["value.state"], "MEMBER_") \
+			" " value["value.slots"] " " value["value.flows"])
+	else if (map == "quic_servers")
+		tell("quic", value["key.service"] "," hex_text(value["key.id"]), value["value"])
 	else if (map == "returns")
 		tell("return", address_text(value["key.address"]) "," value["key.port"] "," protocol_name(value["key.protocol"]),
 			value["value.service"] "," value["value.backend"])
@@ -84,7 +93,7 @@ function set(name, what) {
 		tell("address", address_text(value["key.octets"]), 1)
 }
 
-# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH NOADDRESS
+# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS
 function tell_service(    name, vip) {
 	name = value["value.name"]
 	gsub(/[^A-Za-z0-9_:.-]/, "?", name)
@@ -92,7 +101,7 @@ function tell_service(    name, vip) {
 	tell("service", name, value["value.id"] " " protocol_name(value["key.protocol"]) " " vip " " value["key.port"] " " \
 		(vip ~ /:/ ? 6 : 4) " " word(value["value.mode"], "MODE_") " " value["value.ring_size"] " " \
 		value["value.vip_ifindex"] " " word(value["value.track"], "TRACK_") " " word(value["value.hash"], "HASH_") " " \
-		(value["value.flags"] == "SERVICE_NO_ADDRESS"))
+		value["value.quic_length"] "," value["value.quic_offset"] " " (value["value.flags"] == "SERVICE_NO_ADDRESS"))
 }
 
 # ENDPOINT: ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED

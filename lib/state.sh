@@ -8,17 +8,18 @@
 # Of services, by name: id, VIP and so on, and SERVICES, their names in the order of their ids.
 # Of backends, by endpoint (10.0.0.2, or 10.0.0.2:8080): id, address, port, our address towards it, up or down,
 # and BACKEND_MANAGED, the neighbour entry that we keep managed for it, as "ifindex,address".
-# Of memberships, by "service-id,backend-id": the weight. Of returns, by "address,port,protocol":
+# Of memberships, by "service-id,backend-id": the weight. Of QUIC server ids, by "service-id,ID" in hex: the
+# backend's id. Of returns, by "address,port,protocol":
 # "service-id,backend-id". ADDRESSES: those in the map of that name. Of snat, by address: the interface
 # that we added it to, or 0; and SNAT, the addresses in their order.
 declare -A PROGRAMS LIMIT
 declare -A SERVICE_ID SERVICE_PROTOCOL SERVICE_VIP SERVICE_PORT SERVICE_FAMILY SERVICE_MODE SERVICE_RING_SIZE
-declare -A SERVICE_VIP_IFINDEX SERVICE_TRACK SERVICE_HASH
+declare -A SERVICE_VIP_IFINDEX SERVICE_TRACK SERVICE_HASH SERVICE_QUIC
 declare -A BACKEND_ID BACKEND_ADDRESS BACKEND_PORT BACKEND_SOURCE BACKEND_STATE BACKEND_MANAGED
-declare -A MEMBER_WEIGHT RETURN_OF SNAT_IFINDEX
+declare -A MEMBER_WEIGHT QUIC_SERVER RETURN_OF SNAT_IFINDEX
 declare -a SERVICES BACKENDS ADDRESSES SNAT STATE_FORWARDING
 
-STATE_MAPS=(services settings backends members returns addresses snat)
+STATE_MAPS=(services settings backends members quic_servers returns addresses snat)
 
 # state_tell SCRIPT...: what is read, put in the form of these scripts of awk. For a subshell, which it ends. A map
 # that is not there has no entries.
@@ -37,10 +38,10 @@ state_tell() {
 state_clear() {
 	STATE_NETNS=0 STATE_FORWARDING=() LAYOUT=() PROGRAMS=() LIMIT=()
 	SERVICES=() SERVICE_ID=() SERVICE_PROTOCOL=() SERVICE_VIP=() SERVICE_PORT=() SERVICE_FAMILY=()
-	SERVICE_MODE=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=() SERVICE_TRACK=() SERVICE_HASH=()
+	SERVICE_MODE=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=() SERVICE_TRACK=() SERVICE_HASH=() SERVICE_QUIC=()
 	BACKENDS=() BACKEND_ID=() BACKEND_ADDRESS=() BACKEND_PORT=() BACKEND_SOURCE=() BACKEND_STATE=()
 	BACKEND_MANAGED=()
-	MEMBER_WEIGHT=() RETURN_OF=() ADDRESSES=() SNAT=() SNAT_IFINDEX=()
+	MEMBER_WEIGHT=() QUIC_SERVER=() RETURN_OF=() ADDRESSES=() SNAT=() SNAT_IFINDEX=()
 }
 
 state_read() {
@@ -49,10 +50,10 @@ state_read() {
 	eval "$(state_tell layout shell)"
 }
 
-state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH
+state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC
 	SERVICE_ID[$1]=$2 SERVICE_PROTOCOL[$1]=$3 SERVICE_VIP[$1]=$4 SERVICE_PORT[$1]=$5 SERVICE_FAMILY[$1]=$6
 	SERVICE_MODE[$1]=$7 SERVICE_RING_SIZE[$1]=$8 SERVICE_VIP_IFINDEX[$1]=$9
-	SERVICE_TRACK[$1]=${10} SERVICE_HASH[$1]=${11}
+	SERVICE_TRACK[$1]=${10} SERVICE_HASH[$1]=${11} SERVICE_QUIC[$1]=${12}
 }
 
 state_set_backend() { # ENDPOINT ID ADDRESS PORT

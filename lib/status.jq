@@ -19,6 +19,9 @@ def short: if . < 10000 then tostring
 	else . as $n | first({ "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15 } | to_entries[] | select($n < .value * 1000))
 	| "\($n / .value * 10 | floor / 10)\(.key)" end;
 
+# Of the ring, in percent.
+def share($slots): (.slots / $slots * 1000 | round) as $tenths | "\($tenths / 10 | floor).\($tenths % 10)%";
+
 def endpoint: .vip as $vip | .port as $port
 	| if $port == 0 then $vip elif $vip | contains(":") then "[\($vip)]:\($port)" else "\($vip):\($port)" end;
 
@@ -37,12 +40,14 @@ def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
   (.services[]
    | "",
      "service \(.name)  \(.protocol) \(endpoint)  mode \(.mode)" + (if .address_added then "  (address added by us)" else "" end),
-     "  packets: \(.traffic | traffic_text)",
+     "  packets: \(.traffic | traffic_text)" + (if .quic then ", of an unknown QUIC id \(.quic_unknown.packets)" else "" end),
      (.ring | if .moving + .remembered > 0 then "  ring: \(.moving) slots moving, \(.remembered) flows remembered" else empty end),
      if .backends == [] then "  no backend: the host itself answers"
      else
-	"  " + ("BACKEND" | pad(24)) + ("STATE" | pad(10)) + ("WEIGHT" | left(6)),
-	(.backends[] | "  " + (.backend | pad(24)) + (.state | pad(10)) + (.weight | left(6)))
+	.ring.slots as $slots | .quic as $quic
+	| "  " + ("BACKEND" | pad(24)) + ("STATE" | pad(10)) + ("WEIGHT" | left(6)) + ("RING" | left(8)) + (if $quic then "  QUIC ID" else "" end),
+	(.backends[] | "  " + (.backend | pad(24)) + (.state | pad(10)) + (.weight | left(6)) + (share($slots) | left(8))
+		+ if $quic then "  " + (.quic_id // "-") else "" end)
      end),
   if .backends == [] then empty else
      "",

@@ -12,12 +12,12 @@ verb_status() {
 status_json() {
 	devices_attached
 	netns_name
+	flows_count
 	jq -n -c --arg instance "$INSTANCE" --arg netns "$REPLY" --slurpfile state <(state_json) \
 		--slurpfile reasons <(reasons_json) --slurpfile devices <(devices_json) \
 		--slurpfile counters <(map_lookup_all counters 0 "${SERVICE_ID[@]}") \
 		--slurpfile backend_counters <(map_lookup_all backend_counters "${BACKEND_ID[@]}") \
 		--slurpfile ring_states <(map_lookup_all ring_states "${SERVICE_ID[@]}") \
-		--slurpfile active <(active_count "${BACKEND_ID[@]}") \
 		--slurpfile neighbours <(ip -j neigh show) --slurpfile links <(ip -j link show) \
 		-f "$HERE/lib/status_json.jq"
 }
@@ -30,17 +30,16 @@ devices_json() {
 	done | sort
 }
 
-state_json() {
-	(state_tell lines) | jq -Rnc -L "$HERE/lib" 'include "state"; input_state'
-}
-
-# Of the backends with these ids, the living flows. Two that count at once would count double.
-active_count() {
+# Two that count at once would count double, so this is held until the command ends.
+flows_count() {
 	local fd
 	exec {fd}<"$DIR"
 	flock "$fd"
 	control_ask flows_count || die "control program flows_count failed"
-	map_lookup_all active "$@"
+}
+
+state_json() {
+	(state_tell lines) | jq -Rnc -L "$HERE/lib" 'include "state"; input_state'
 }
 
 # The names of the counters, in order, from the object's BTF.

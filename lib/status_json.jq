@@ -6,7 +6,7 @@ $state[0] as $state | $reasons[0] as $reasons |
 # From a batch of look-ups.
 def entries: add // [] | map(.output.formatted);
 ($counters | entries) as $counters | ($backend_counters | entries) as $backend_counters |
-($active | entries) as $active | ($ring_states | entries) as $ring_states |
+($ring_states | entries) as $ring_states |
 
 # The sum over all CPUs, of structs of numbers.
 def total: reduce .[] as $one ({ packets: 0, bytes: 0 };
@@ -20,8 +20,8 @@ def service_traffic($id): ($counters | of($id)) as $cpus
 	   | { key: $reasons[$i], value: ($cpus | map(.by_reason[$i]) | total) }] | from_entries;
 
 # Only mode nat knows which flows are alive.
-def active($id): if any($state.members[] | select(.backend == $id).service; IN($state.services[] | select(.mode == "nat").id))
-	then first(($active[] | select(.key == $id) | .value), 0) else null end;
+def active($id): [$state.members[] | select(.backend == $id)]
+	| if any(.[].service; IN($state.services[] | select(.mode == "nat").id)) then map(.flows) | add else null end;
 
 # Flows opened since it was added, those alive now, and the packets of both directions.
 def backend_traffic($id): ($backend_counters | of($id)) as $cpus
@@ -35,22 +35,27 @@ def nexthop: . as $backend
 	    mac: (first($neighbours[][] | select(.dst == $backend.neighbour and .dev == $device) | .lladdr) // null) };
 
 # How many slots move, and how many flows were remembered when they were swept last.
-def ring($id): first($ring_states[] | select(.key == $id) | .value | { moving, remembered });
+def ring($id): first($ring_states[] | select(.key == $id) | .value | { moving, remembered })
+	+ { slots: first($state.services[] | select(.id == $id)).ring_size };
 
 # One that gets no new flows is drained when none can live on it any more.
 def member_state($backend): if $backend.state == "down" then "down"
 	elif .state == "draining" or .weight == 0 then
-		if ring(.service).moving == 0 and first($active[] | select(.key == $backend.id) | .value) == 0
-		then "drained" else "draining" end
+		if ring(.service).moving + .slots + .flows == 0 then "drained" else "draining" end
 	else .state end;
+
+# The server id, as many octets as the service has of it.
+def quic_id: . as $member | first($state.services[] | select(.id == $member.service)).quic as $quic
+	| first($state.quic[] | select(.service == $member.service and .backend == $member.backend) | .id[:2 * $quic.length]) // null;
 
 def members($service): $state.members[] | select(.service == $service) | . as $member
 	| ($state.backends[] | select(.id == $member.backend)) as $backend
-	| { backend: $backend.backend, state: member_state($backend), weight };
+	| { backend: $backend.backend, state: member_state($backend), weight, slots, quic_id: quic_id };
 
 { instance: $instance, netns: $netns, devices: $devices,
   services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
-	address_added: (.vip_ifindex > 0), ring: ring(.id), traffic: service_traffic(.id), backends: [members(.id)] })),
+	address_added: (.vip_ifindex > 0), ring: ring(.id), traffic: service_traffic(.id),
+	quic_unknown: ($counters | of($service.id) | map(.quic_unknown) | total), backends: [members(.id)] })),
   backends: ($state.backends | map({ id, backend, address, port, state, nexthop: nexthop } + backend_traffic(.id))),
   snat: ($state.snat | map({ address, address_added: (.ifindex > 0) })),
   unassigned: service_traffic(0) }

@@ -24,15 +24,15 @@ class Tally:
         reasons = [name[len("REASON_") :].lower() for name in balancer.layout.enumerators("reason")]
         self.reasons = reasons[: reasons.index("count")]
         self.names = {number: name for name, number in balancer.services().items()} | {0: None}
-        size = 16 * len(self.reasons)  # packets and octets
-        self.counters = PinnedMap(f"{balancer.maps}/counters", 4, possible_cpus() * size)
+        self.size = balancer.layout.by_name["STRUCT", "service_counters"]["size"]
+        self.counters = PinnedMap(f"{balancer.maps}/counters", 4, possible_cpus() * self.size)
 
     def read(self):
         total = Counter()
         for number, name in self.names.items():
             numbers = memoryview(self.counters.lookup(index_key(number))).cast("Q").tolist()
             for i, reason in enumerate(self.reasons):
-                total[name, reason] = sum(numbers[2 * i :: 2 * len(self.reasons)])
+                total[name, reason] = sum(numbers[2 * i :: self.size // 8])  # packets, then octets
         return total
 
     def close(self):

@@ -69,7 +69,7 @@ state() {
 		echo "ring $id: $(ring_backends "$id")"
 	done
 	for id in {1..4}; do echo "map lookup pinned $(pin targets) key $id 0 0 0"; done |
-		bpftool -j batch file - | jq -c '.[].output.formatted.value | [.address.octets, .source.octets, .is_down]'
+		bpftool -j batch file - | jq -c '.[].output.formatted.value | [.address.octets, .source.octets, .state]'
 }
 
 # The ids of the backends in a ring, by a sample of its slots.

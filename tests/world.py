@@ -2,7 +2,7 @@
 """Services of every kind in the lab, for random frames, and the same in the oracle's words."""
 from ipaddress import ip_address
 
-from balancer import end_name, index_key
+from balancer import end_name
 from frames import BACKENDS, CLIENT, LB
 from headers import ICMP, ICMPV6, TCP, UDP
 from oracle import Service, World
@@ -67,15 +67,6 @@ def set_up(balancer):
         add_service(balancer, family, *IDLE)
     timeouts = {f"{name}_timeout": 1 << 20 for name in TIMEOUTS}
     balancer.change_settings(seed=bytes(range(16)), **timeouts)
-    settle(balancer)
-
-
-def settle(balancer):
-    """Since the backends were added, slots move; here it is long ago."""
-    for index in balancer.services().values():
-        if index:
-            balancer.change("ring_states", index_key(index), "ring_state", changed=1)
-    balancer.lb("sweep")
 
 
 def add_service(balancer, family, name, protocol, vip, port, mode, _):
