@@ -34,7 +34,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps demo test test-kill test-ring test-random lint format clean help need-root FORCE
+.PHONY: all deps demo test test-kill test-ring test-random test-flood lint format clean help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
 
@@ -80,6 +80,9 @@ test-kill: need-root deps all ## kill lb.sh at 100 random moments (`make test`: 
 
 test-ring: need-root deps all ## 2,000 busy connections through every change of backends (`make test`: 300)
 	@CONNECTIONS=2000 tests/run tests/ring.bats
+
+test-flood: need-root deps all ## a million SYNs of distinct sources (`make test`: 100,000)
+	@FLOOD=1000000 tests/run tests/test_flood.py
 
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)
 	@FRAMES=1000000 tests/run tests/test_random.py

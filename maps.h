@@ -464,7 +464,7 @@ struct traffic {
 
 struct service_counters {
 	struct traffic by_reason[REASON_COUNT];
-	struct traffic quic_unknown; /* with `quic`, those of them whose connection ID names no server */
+	struct traffic quic_unknown; /* those of them with a QUIC connection ID of no server */
 };
 
 struct {

@@ -12,9 +12,9 @@
 #include "verdict.h"
 
 #define QUIC_LONG_HEADER 0x80 /* in the first octet (RFC 8999, section 5) */
-#define QUIC_LONG_ID_LENGTH 5 /* where a long header has the length of the connection ID, which follows */
+#define QUIC_LONG_ID_LENGTH 5 /* where a long header has the length of the ID, which follows */
 #define QUIC_SHORT_ID 1 /* where a short one has the connection ID */
-#define QUIC_UNROUTABLE 0xe0 /* in the connection ID's first octet: it says that it names no server */
+#define QUIC_UNROUTABLE 0xe0 /* in the ID's first octet: it names no server */
 
 static __always_inline __u8 *quic_octet(const struct xdp_md *ctx, __u32 offset)
 {
@@ -37,8 +37,7 @@ static __always_inline __u32 quic_id_offset(const struct xdp_md *ctx, __u32 quic
 
 /* Fills in the server id. Returns false if the packet has none. */
 static __always_inline bool quic_read_id(const struct xdp_md *ctx, __u32 id,
-					 const struct service *service,
-					 struct quic_server_key *key)
+					 const struct service *service, struct quic_server_key *key)
 {
 	__u8 *octet = quic_octet(ctx, id);
 	__u32 i;

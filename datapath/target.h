@@ -15,7 +15,8 @@ static __always_inline struct target *target_get(__u32 backend)
 {
 	struct target *target = bpf_map_lookup_elem(&targets, &backend);
 
-	return target && target->state != TARGET_DOWN && !addr_is_zero(&target->address) ? target : NULL;
+	return target && target->state != TARGET_DOWN && !addr_is_zero(&target->address) ? target :
+											   NULL;
 }
 
 /* Does the flow go where its backend is? Not so when that was deleted, though another may have its id. */

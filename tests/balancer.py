@@ -97,7 +97,7 @@ class Layout:
     def enumerators(self, name):
         return [value["name"] for value in self.by_name["ENUM", name]["values"]]
 
-    def encode(self, name, old=None, **values):
+    def encode(self, name, old=None, /, **values):
         """The struct's octets: the old ones, or zeros, with these values, numbers in host order."""
         one = self.by_name["STRUCT", name]
         out = bytearray(old or one["size"])

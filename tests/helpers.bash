@@ -125,3 +125,44 @@ output_has() { # TEXT...
 		}
 	done
 }
+
+# Puts before the tools of lb.sh, in $TOOLS, one of the same name, that notes each change in a file and, when it is
+# the change number KILL_AFTER, kills the process KILL_WHAT: 0 is the whole group, else the command. Of a batch of
+# bpftool's, each line is a change.
+make_tools() {
+	local tool
+	export CHANGES=$BATS_TEST_TMPDIR/changes TOOLS=$BATS_TEST_TMPDIR/tools
+	mkdir "$TOOLS"
+	: >"$CHANGES"
+	cat >"$TOOLS/rm" <<-'EOF'
+		#!/bin/bash
+		shopt -s extglob
+		PATH=${PATH#"$TOOLS:"}
+		note() { # WORDS...
+			local -a changes
+			echo "${0##*/} $*" >>"$CHANGES"
+			mapfile -t changes <"$CHANGES"
+			((${#changes[@]} == KILL_AFTER))
+		}
+		die() {
+			kill -KILL "${KILL_WHAT/leader/$(ps -o sid= -p $$ | tr -d ' ')}"
+		}
+		if [[ "${0##*/} $*" == 'bpftool -j batch file -' ]]; then
+			mapfile -t lines
+			for i in "${!lines[@]}"; do
+				[[ ${lines[i]} == *@(update|delete|create|run)* ]] && note "${lines[i]}" || continue
+				printf '%s\n' "${lines[@]:0:i+1}" | bpftool "$@"
+				die
+			done
+			printf '%s\n' "${lines[@]}" | bpftool "$@"
+			exit
+		fi
+		"${0##*/}" "$@" || exit
+		case "${0##*/} $*" in
+		'bpftool '*@(update|delete|create|run|loadall)* | 'ip '@(link set|addr add|addr del|neigh replace|neigh del)* | \
+			'sysctl -qw'* | [mr]*) ! note "$*" || die ;;
+		esac
+	EOF
+	chmod +x "$TOOLS/rm"
+	for tool in mv mkdir bpftool ip sysctl; do ln -s rm "$TOOLS/$tool"; done
+}

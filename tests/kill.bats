@@ -15,6 +15,8 @@ STEPS=(
 	'service web icmp 10.0.0.20'
 	'service site tcp 10.0.0.20:80 mode dnat'
 	'backend 10.0.0.3 weight 3'
+	'service quic udp 10.0.0.20:443 mode dnat quic 4'
+	'backend 10.0.0.3 service quic quic-id 01020304'
 	'snat 10.0.0.50'
 	'backend drain 10.0.0.2'
 	'backend down 10.0.0.3'
@@ -27,6 +29,7 @@ STEPS=(
 	'backend del 10.0.0.2 service web'
 	'backend 10.0.0.2 service web weight 2'
 	'timeout udp 100'
+	'service del quic'
 	'service del site'
 	'service del web'
 	'down veth6'
@@ -62,7 +65,7 @@ state() {
 	[[ -e $(pin settings) ]] || return 0
 	map_dump settings | jq -c '.[0].value
 		| [.udp_timeout, .nat_port_first, .nat_port_last, .lo_forwarding, .hz >= 90 and .hz <= 1100]'
-	for map in services backends members returns addresses; do map_dump "$map" | jq -c 'sort | .[]'; done
+	for map in services backends members quic_servers returns addresses; do map_dump "$map" | jq -c 'sort | .[]'; done
 	map_dump snat | jq -c '.[].value | [.count4, .ipv4[:2]]'
 	bpftool map dump pinned "$(pin rings)" | awk '$1 == "key:" { print "ring", $2, $3 }'
 	for id in $(map_dump services | jq 'map(.value.id) | sort | .[]'); do
@@ -79,28 +82,6 @@ ring_backends() { # SERVICE_ID
 	for ((slot = 0; slot < 65537; slot += 512)); do
 		echo "map lookup id $id key $((slot & 255)) $((slot >> 8 & 255)) $((slot >> 16)) 0"
 	done | bpftool -j batch file - | jq -c 'map(.output.value[:2]) | unique'
-}
-
-# Puts before the tools of lb.sh one of the same name, that notes each change in a file and, when it is
-# the change number KILL_AFTER, kills the process KILL_WHAT: 0 is the whole group, else the command.
-make_tools() {
-	local tool
-	export CHANGES=$BATS_TEST_TMPDIR/changes TOOLS=$BATS_TEST_TMPDIR/tools
-	mkdir "$TOOLS"
-	cat >"$TOOLS/rm" <<-'EOF'
-		#!/bin/bash
-		shopt -s extglob
-		PATH=${PATH#"$TOOLS:"} "${0##*/}" "$@" || exit
-		case "${0##*/} $*" in
-		'bpftool '*@(update|delete|create|run|loadall)* | 'ip '@(link set|addr add|addr del|neigh replace|neigh del)* | \
-			'sysctl -qw'* | [mr]*)
-			echo "${0##*/} $*" >>"$CHANGES"
-			(($(wc -l <"$CHANGES") != KILL_AFTER)) || kill -KILL "${KILL_WHAT/leader/$(ps -o sid= -p $$ | tr -d ' ')}"
-			;;
-		esac
-	EOF
-	chmod +x "$TOOLS/rm"
-	for tool in mv mkdir bpftool ip sysctl; do ln -s rm "$TOOLS/$tool"; done
 }
 
 # Takes all steps undisturbed. Leaves in the test's directory the state after each step, and the names
@@ -244,7 +225,7 @@ nothing_leaked() {
 		kill_step "$i"
 		((STATUS != 137)) || killed=$((killed + 1))
 		answers 10.0.0.10
-		[[ $i -lt 3 || $i -gt 17 ]] || answers 10.0.0.20
+		[[ $i -lt 3 || $i -gt 20 ]] || answers 10.0.0.20
 		repeat_step "$i"
 		diff "$BATS_TEST_TMPDIR/state$i" <(state)
 	done

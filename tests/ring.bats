@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # Thousands of connections that carry data all the time, while backends come, go and change their weight.
-# CONNECTIONS says how many (2,000 in `make test-ring`).
+# CONNECTIONS says how many (2,000 in `make test-ring`). In some tests each change is first killed on its way.
 
 bats_require_minimum_version 1.5.0
 load helpers
@@ -28,6 +28,7 @@ setup() {
 		start_server h3 tcp "$port" /usr/bin/python3 "$TOP/tests/peer.py" many "h3-$port" "$port"
 	done
 	ulimit -n 8192
+	KILLED=''
 }
 
 teardown() {
@@ -74,40 +75,56 @@ member_state() { # SERVICE BACKEND
 	service_figure "$1" ".backends[] | select(.backend == \"$2\") | .state"
 }
 
+# A change; with KILLED first one that is killed, with all its children, after as many of its steps as KILLED
+# says, one more each time. Data flows on the connections in between.
+change() { # WORDS...
+	local status=0
+	if [[ -n $KILLED ]]; then
+		: >"$CHANGES"
+		KILL_AFTER=$KILLED KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" "$@" &>/dev/null || status=$?
+		((status != 137)) || KILLS=$((KILLS + 1))
+		echo "'$*' after change $KILLED: status $status"
+		KILLED=$((KILLED % 9 + 1))
+		order rounds 1
+	fi
+	lb "$@" || [[ -n $KILLED && $* == *del* ]] # it was deleted before the command was killed
+}
+
 change_all() { # SERVICE VIP
 	local name=$1 drained
 	drained=$(server_of "$name" h2-1001)
+	lb backend del "$(server_of "$name" h3-1002)" service "$name" || true # left by another test, or not there
 	for server in h2-1001 h2-1002 h3-1001; do lb backend "$(server_of "$name" "$server")" service "$name"; done
 	begin_talk "$2" "${CONNECTIONS:-300}"
 	[[ $(servers) == "h2-1001 h2-1002 h3-1001" ]]
 
-	lb backend "$(server_of "$name" h3-1002)" service "$name"
+	change backend "$(server_of "$name" h3-1002)" service "$name"
 	order rounds 2
 	[[ $(servers) == "h2-1001 h2-1002 h3-1001" ]]
 	order news 100
 	[[ $(servers) == "h2-1001 h2-1002 h3-1001 h3-1002" ]]
 
-	lb backend drain "$drained" service "$name"
+	change backend drain "$drained" service "$name"
 	order rounds 2
 	[[ $(servers) == "h2-1001 h2-1002 h3-1001 h3-1002" ]]
 	order news 100
 	[[ $(servers) == "h2-1002 h3-1001 h3-1002" ]]
 	[[ $(member_state "$name" "$drained") == '"draining"' ]]
 
-	lb backend "$(server_of "$name" h2-1002)" service "$name" weight 5
-	lb backend "$(server_of "$name" h3-1001)" service "$name" weight 3
+	change backend "$(server_of "$name" h2-1002)" service "$name" weight 5
+	change backend "$(server_of "$name" h3-1001)" service "$name" weight 3
 	order rounds 2
 	order news 100
 
 	order leave h2-1001
-	lb backend del "$drained" service "$name"
+	change backend del "$drained" service "$name"
 	order rounds 2
 	[[ $(servers) == "h2-1002 h3-1001 h3-1002" ]]
-	lb backend "$drained" service "$name" weight 4
+	change backend "$drained" service "$name" weight 4
 	order rounds 2
 	order news 100
 	[[ $(servers) == "h2-1001 h2-1002 h3-1001 h3-1002" ]]
-	lb sweep
+	change sweep
 	order rounds 2
 	order stop now
 	take_status
@@ -124,4 +141,18 @@ change_all() { # SERVICE VIP
 
 @test "the same over IPv6" {
 	change_all dnat6 2001:db8::30
+}
+
+@test "and with every change killed on its way, and given again, in mode nat" {
+	make_tools
+	KILLED=1 KILLS=0
+	change_all nat 10.0.0.20
+	((KILLS >= 5))
+}
+
+@test "likewise in mode dnat" {
+	make_tools
+	KILLED=2 KILLS=0
+	change_all dnat 10.0.0.30
+	((KILLS >= 5))
 }

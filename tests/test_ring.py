@@ -15,11 +15,16 @@ from maglev import RING_SIZE, maglev
 FIRST_ID = 10000  # of backends that lb.sh does not know
 
 
+def current_backends(slots):
+    """The ids that struct ring_slot has, one after the other."""
+    return [current for current, *_ in struct.iter_unpack("=HHI", slots)]
+
+
 class Ring:
     """A service's ring, and members that are written past lb.sh, which would take minutes for them."""
 
-    def __init__(self, balancer, service):
-        self.balancer, self.service = balancer, service
+    def __init__(self, balancer, service, size=RING_SIZE):
+        self.balancer, self.service, self.size = balancer, service, size
         self.seed = balancer.settings["seed"]
         self.cleanup = contextlib.ExitStack()
         pins = [f"{balancer.maps}/{name}" for name in ("targets", "members", "ring_request", "rings")]
@@ -45,15 +50,15 @@ class Ring:
             update(self.targets, index_key(backend), target)
             update(self.members, self.member_key(backend), encode("member", weight=weight))
         try:
-            request = encode("ring_request", service=self.service, ring_size=RING_SIZE)
+            request = encode("ring_request", service=self.service, ring_size=self.size)
             update(self.request, index_key(0), request)
             assert run_control(self.fill_program) == 0
         finally:
             for backend in known:
                 delete(self.members, self.member_key(backend))
                 update(self.targets, index_key(backend), encode("target"))
-        values = inner_values(self.rings, index_key(self.service), RING_SIZE, 8)
-        return [known.get(current) for current, *_ in struct.iter_unpack("=HHI", values)]
+        values = inner_values(self.rings, index_key(self.service), self.size, 8)
+        return [known.get(current) for current in current_backends(values)]
 
 
 @pytest.fixture(name="ring", scope="module")
@@ -138,6 +143,18 @@ def test_another_seed_makes_another_ring(ring):
         ring.balancer.change_settings(seed=b"".join(one.to_bytes(8, "little") for one in old))
     same = sum(one == other for one, other in zip(slots, others))
     assert same < RING_SIZE / 5
+
+
+@pytest.mark.parametrize("size", [2, 3, 251, 16381])
+def test_a_ring_of_another_size_is_filled_the_same_way(balancer, size):
+    balancer.lb("service", "small", "tcp", "10.0.0.72:80", "noaddress", "ring", str(size))
+    ring = Ring(balancer, balancer.services()["small"], size)
+    try:
+        for members in (some(2), some(min(size, 100), lambda i: i % 3 + 1)):
+            assert ring.fill(members) == maglev(members, ring.seed, size)
+    finally:
+        ring.cleanup.close()
+        balancer.lb("service", "del", "small")
 
 
 def test_without_members_nobody_has_a_slot(ring):
