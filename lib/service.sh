@@ -130,9 +130,9 @@ service_require_free() {
 		[[ $SERVICE_TEXT == "$text" ]] ||
 			die "service '$1' is $SERVICE_TEXT already: $PROGRAM service del $1 first"
 		service_require_same "$1" "in mode" "${SERVICE_MODE[$1]}" "$MODE"
-		service_require_same "$1" "of hash" "${SERVICE_HASH[$1]}" "$HASH"
-		service_require_same "$1" "of ring" "${SERVICE_RING_SIZE[$1]}" "$RING"
-		service_require_same "$1" "of quic (length, offset)" "${SERVICE_QUIC[$1]/#0,0/none}" "$QUIC"
+		service_require_same "$1" "with hash" "${SERVICE_HASH[$1]}" "$HASH"
+		service_require_same "$1" "with a ring of" "${SERVICE_RING_SIZE[$1]}" "$RING"
+		service_require_same "$1" "with quic (length, offset)" "${SERVICE_QUIC[$1]/#0,0/none}" "$QUIC"
 		return
 	fi
 	for other in "${SERVICES[@]}"; do

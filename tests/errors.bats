@@ -191,10 +191,28 @@ copy_command() {
 	refuses 2 "'dsr' is not a mode that is there yet" service s tcp 10.0.0.20:80 mode dsr
 	refuses 2 "'4tuple' is no hash: 5tuple and source are" service s tcp 10.0.0.20:80 hash 4tuple
 	refuses 2 "'' is no way to track: auto, always and never are" service s tcp 10.0.0.20:80 track
-	refuses 1 "service 'web' has hash 5tuple: lb.sh service del web first" service web icmp 10.0.0.20 hash source
+	refuses 1 "service 'web' is with hash 5tuple: lb.sh service del web first" service web icmp 10.0.0.20 hash source
 	refuses 2 "sweep takes no words" sweep now
 	refuses 2 "backend down takes no more than an address" backend down 10.0.0.2 service web
 	refuses 1 "no backend 10.0.0.9" backend up 10.0.0.9
+}
+
+@test "what is no ring, and nothing of QUIC, is named" {
+	refuses 2 "'1000' is not a prime" service s tcp 10.0.0.20:80 ring 1000
+	refuses 2 "'65539' is not the size of a ring" service s tcp 10.0.0.20:80 ring 65539
+	refuses 1 "service 'web' is with a ring of 65537" service web icmp 10.0.0.20 ring 1021
+	refuses 2 "'16' is no length of a server id: 1 to 15 octets are" service s udp 10.0.0.20:443 quic 16
+	refuses 2 "quic is for udp services, and tcp is not udp" service s tcp 10.0.0.20:443 quic 4
+	refuses 2 "how long it is comes first" service s udp 10.0.0.20:443 quic-offset 4
+	refuses 2 "is behind a connection ID's end" service s udp 10.0.0.20:443 quic 8 quic-offset 13
+	refuses 2 "'0a0' is not a server id: octets in hex are" backend 10.0.0.2 service web quic-id 0a0
+	refuses 2 "quic-id 0a0b is for one service" backend 10.0.0.2 quic-id 0a0b
+	refuses 1 "service 'web' is made without quic" backend 10.0.0.2 service web quic-id 0a0b
+	lb service quic udp 10.0.0.20:443 quic 2
+	lb backend 10.0.0.2 service quic quic-id 0a0b
+	refuses 1 "'0a' is not a server id of service 'quic': 2 octets, 4 digits, are" backend 10.0.0.2 service quic quic-id 0a
+	refuses 1 "'0a0b' is the server id of 10.0.0.2 already" backend 10.0.0.3 service quic quic-id 0a0b
+	lb service del quic
 }
 
 @test "unknown services and backends are named, with those that there are" {

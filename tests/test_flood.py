@@ -66,6 +66,7 @@ def test_a_flood_of_syns_leaves_nothing_behind_and_no_living_flow_is_lost(balanc
         for backend in BACKENDS:
             balancer.lb("backend", backend.ip(4), "service", WEB.words)
         flows, syns = count(balancer, "flows"), count(balancer, "syns")
+        others = flows  # of other tests
         before = connect(balancer, 100)
         assert run(balancer, flood(FLOOD)) == FLOOD
         assert (count(balancer, "flows"), count(balancer, "syns")) == (flows, syns)
@@ -74,7 +75,7 @@ def test_a_flood_of_syns_leaves_nothing_behind_and_no_living_flow_is_lost(balanc
         assert where(balancer, before[0]) == before[1]
         after = connect(balancer, 100)
         flows = count(balancer, "flows")
-        assert flows <= 200
+        assert 0 < flows - others <= 200
         assert run(balancer, flood(FLOOD)) == FLOOD
         assert count(balancer, "flows") == flows
         assert syns < count(balancer, "syns") <= MAX_SYNS
