@@ -95,6 +95,8 @@ members_require_room() {
 	local -A members=()
 	# shellcheck disable=SC2206 # offset and size
 	place=(${LAYOUT[ring_work.shares]})
+	((${#MEMBER_WEIGHT[@]} + ${#MEANT[@]} <= LIMIT[members])) ||
+		die "there are ${#MEMBER_WEIGHT[@]} members of services, and ${LIMIT[members]} is the most there can be"
 	for key in "${!MEMBER_WEIGHT[@]}"; do members[${key%,*}]=$((${members[${key%,*}]:-0} + 1)); done
 	for name in "${MEANT[@]}"; do
 		most=$((place[1] / LAYOUT[ring_share]))
@@ -256,12 +258,23 @@ backend_drain() {
 	done
 }
 
+# Is it, already? Then it is not to have packets again, not for a moment.
+target_is_down() { # ID
+	local old
+	encode "$1"
+	KEY=$OCTETS
+	map_lookup targets
+	old=$OCTETS
+	encode_over "$old" target state=TARGET_DOWN
+	[[ $OCTETS == "$old" ]]
+}
+
 # Declared down: out of the rings first, so that no packet finds it there; then its flows lose it.
 backend_down() {
 	local name id=${BACKEND_ID[$BACKEND]}
 	backend_key "$BACKEND"
 	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_DOWN
-	map_change targets "$id" : target state=TARGET_LEAVING
+	target_is_down "$id" || map_change targets "$id" : target state=TARGET_LEAVING
 	for name in "${MEANT[@]}"; do ring_fill "$name" forget="$id"; done
 	map_change targets "$id" : target state=TARGET_DOWN
 	for name in "${MEANT[@]}"; do ring_sweep "$name"; done
@@ -277,23 +290,23 @@ backend_up() {
 
 backend_del() {
 	local name
+	[[ -n $SERVICE ]] || MEANT=("${SERVICES[@]}") # in some it may be only half
 	for name in "${MEANT[@]}"; do
 		backend_leave "$name" "$BACKEND"
 	done
 	backend_forget_unused "$BACKEND"
-	addresses_sync
 }
 
-# backend_leave SERVICE BACKEND: out of the ring first, then its flows, and out of the members last, so that
-# a second try finds it again.
+# backend_leave SERVICE BACKEND: nobody names it any more, then out of the ring, then its flows, and out of the
+# members last, so that a second try finds it again.
 backend_leave() {
 	local service=${SERVICE_ID[$1]} id=${BACKEND_ID[$2]}
-	is_member "$1" "$2" || return 0
+	quic_leave "$1" "$2"
+	is_member "$1" "$2" || { return_leave "$1" "$2" && return; } # it was killed while it joined
 	ring_fill "$1" backend="$id" weight="$REPLY" state=MEMBER_DRAINING forget="$id"
 	control_run flows_forget "flows of '$2' could not be forgotten"
 	control_run ring_sweep "the ring of service '$1' could not be swept"
 	return_leave "$1" "$2"
-	quic_leave "$1" "$2"
 	map_delete members member_key service="$service" backend="$id"
 	unset "MEMBER_WEIGHT[$service,$id]"
 }
@@ -311,7 +324,9 @@ backend_forget_unused() {
 	! backend_is_used "$1" || return 0
 	map_update targets "${BACKEND_ID[$1]}" : target
 	neighbour_release "$1"
+	unset "BACKEND_SOURCE[$1]"
+	addresses_sync
 	backend_key "$1"
 	map_delete backends "${BACKEND_KEY[@]}"
-	unset "BACKEND_ID[$1]" "BACKEND_SOURCE[$1]"
+	unset "BACKEND_ID[$1]"
 }

@@ -120,7 +120,7 @@ verb_down() {
 	local device
 	lock_all
 	state_read
-	if (($# == 0)) && { ! instance_exists || instance_is_orphan; }; then
+	if (($# == 0)) && { ! instance_exists || [[ ! -e $CONTROL/ring_fill ]] || instance_is_orphan; }; then
 		[[ -z $(netns_names "$STATE_NETNS") ]] || instance_require_netns
 		instance_discard
 		return

@@ -31,7 +31,7 @@ address_plan() {
 		devices_attached
 		((${#ATTACHED[@]})) || die "no device is up that could have $1: $PROGRAM up DEV, or say noaddress"
 		ip_ask "route get $1"
-		route_parse "$1" "${ANSWERS[0]}"
+		route_parse "$1" "${ANSWERS[0]:-}"
 		PLAN_DEVICE=$ROUTE_DEVICE
 		[[ -n $PLAN_DEVICE && -n ${ATTACHED[$PLAN_DEVICE]:-} ]] || PLAN_DEVICE=$(device_first)
 	else

@@ -15,7 +15,10 @@ maps_flush() {
 	[[ -z $VERBOSE ]] || printf '+ bpftool %s\n' "${BATCH[@]}" >&2
 	printf -v rest '%s\n' "${BATCH[@]}"
 	BATCH=() CHECKS=()
-	output=$(bpftool -j batch file - <<<"${rest%$'\n'}" 2>&1) || die "the kernel refused a change: $output"
+	output=$(bpftool -j batch file - <<<"${rest%$'\n'}" 2>&1) || {
+		[[ ! $output =~ \"error\":\"([^\"]*) ]] || output=${BASH_REMATCH[1]}
+		die "the kernel refused a change: $output"
+	}
 	while [[ $output =~ \"retval\":([0-9]+)(.*) ]]; do
 		output=${BASH_REMATCH[2]}
 		((BASH_REMATCH[1] == 0)) || die "${checks[0]}"
@@ -71,6 +74,12 @@ map_lookup() {
 	OCTETS=${OCTETS//0x/}
 	# shellcheck disable=SC2086
 	printf -v OCTETS '%s ' $OCTETS
+}
+
+# Is there an entry under KEY?
+map_has() { # NAME KEY...
+	map_words "${@:2}"
+	map_lookup "$1"
 }
 
 # map_delete NAME KEY...: an entry that is there.

@@ -22,9 +22,9 @@ route_to() {
 	local) die "'$1' is an address of this host: a backend is another one" ;;
 	*) die "'$1' is a $ROUTE_TYPE address: a backend is one host" ;;
 	esac
-	source=$ROUTE_SOURCE nexthop=${ANSWERS[1]}
-	if [[ $guess != "$source" || -z ${ANSWERS[3]:-} ]]; then ip_ask "route get $1 from $source"; fi
-	route_parse "$1" "${ANSWERS[-1]}"
+	source=$ROUTE_SOURCE nexthop=${ANSWERS[1]:-}
+	if [[ $guess != "$source" ]]; then ip_ask "route get $1${source:+ from $source}" && ANSWERS[3]=${ANSWERS[0]:-}; fi
+	route_parse "$1" "${ANSWERS[3]:-}"
 	[[ $ROUTE_TYPE == unicast ]] || { ROUTE_DEVICE='' ROUTE_NEXTHOP='' && return; }
 	ROUTE_SOURCE=$source
 	if [[ $ROUTE_NEXTHOP != "$1" ]]; then ip_ask "neigh show $ROUTE_NEXTHOP" && nexthop=${ANSWERS[0]}; fi

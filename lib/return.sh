@@ -42,6 +42,7 @@ return_enter() {
 return_leave() {
 	[[ ${SERVICE_MODE[$1]} == dnat ]] || return 0
 	return_key "$1" "$2"
-	[[ -z ${RETURN_OF[$RETURN]:-} ]] || map_delete returns "${RETURN_KEY[@]}"
+	[[ ${RETURN_OF[$RETURN]:-} == "${SERVICE_ID[$1]},${BACKEND_ID[$2]}" ]] || return 0
+	map_delete returns "${RETURN_KEY[@]}"
 	unset "RETURN_OF[$RETURN]"
 }

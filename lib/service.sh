@@ -156,7 +156,8 @@ service_new() {
 		"${RING:-${LAYOUT[RING_SIZE]}}" 0 "${TRACK:-auto}" "${HASH:-5tuple}" "${QUIC:-0,0}"
 }
 
-# The service itself goes last, so that a second try finds it again; its ring, which nobody has any more, then.
+# The service itself goes last, so that a second try finds it again. By then its ring may be gone, which has no
+# members any more.
 service_delete() {
 	local name=$1 ifindex backend i
 	service_require "$name"
@@ -167,10 +168,10 @@ service_delete() {
 		backend_forget_unused "$backend"
 	done
 	service_key "$name"
-	map_delete services "${SERVICE_KEY[@]}"
-	map_delete rings "${SERVICE_ID[$name]}"
 	unset "SERVICE_VIP[$name]"
 	addresses_sync
+	map_has rings "${SERVICE_ID[$name]}" && map_delete rings "${SERVICE_ID[$name]}"
+	map_delete services "${SERVICE_KEY[@]}"
 }
 
 # While there is no other service: echo on the interfaces' own addresses, as `ping` and `ping6`, any

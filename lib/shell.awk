@@ -6,6 +6,8 @@ function tell(kind, name, text,    words) {
 	split(text, words, " ")
 	if (kind == "layout")
 		put("LAYOUT", name, text)
+	else if (kind == "whole")
+		print "STATE_WHOLE=1"
 	else if (kind == "program")
 		put("PROGRAMS", name, 1)
 	else if (kind == "limit")

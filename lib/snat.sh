@@ -40,6 +40,7 @@ snat_add() {
 		snat_write "$new"
 		[[ -z $PLAN_DEVICE ]] || address_add "$address" "$PLAN_DEVICE"
 		snat_write
+		maps_flush
 	done
 }
 

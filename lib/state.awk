@@ -34,6 +34,10 @@ program != "" && match($0, /map_ids [0-9,]+/) {
 	next
 }
 
+/^processed [0-9]+ commands/ {
+	tell("whole", 1, 1)
+}
+
 # "name": 5, or "name": "text", or "name": { or "octets": [1,2,3
 match($0, /^ +"[a-z0-9_]+": /) {
 	indent = match($0, /"/) - 1

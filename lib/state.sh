@@ -3,7 +3,7 @@
 # for each would take most of its time.
 
 # Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
-# settings.lo_forwarding. PROGRAMS, the ids of the XDP programs that use its maps, wherever they are attached.
+# settings.lo_forwarding. STATE_WHOLE: all was read. PROGRAMS, the ids of the XDP programs that use its maps, wherever they are attached.
 # LIMIT, of maps the number of entries that they can have.
 # Of services, by name: id, VIP and so on, and SERVICES, their names in the order of their ids.
 # Of backends, by endpoint (10.0.0.2, or 10.0.0.2:8080): id, address, port, our address towards it, up or down,
@@ -36,7 +36,7 @@ state_tell() {
 }
 
 state_clear() {
-	STATE_NETNS=0 STATE_FORWARDING=() LAYOUT=() PROGRAMS=() LIMIT=()
+	STATE_WHOLE='' STATE_NETNS=0 STATE_FORWARDING=() LAYOUT=() PROGRAMS=() LIMIT=()
 	SERVICES=() SERVICE_ID=() SERVICE_PROTOCOL=() SERVICE_VIP=() SERVICE_PORT=() SERVICE_FAMILY=()
 	SERVICE_MODE=() SERVICE_RING_SIZE=() SERVICE_VIP_IFINDEX=() SERVICE_TRACK=() SERVICE_HASH=() SERVICE_QUIC=()
 	BACKENDS=() BACKEND_ID=() BACKEND_ADDRESS=() BACKEND_PORT=() BACKEND_SOURCE=() BACKEND_STATE=()
@@ -48,6 +48,7 @@ state_read() {
 	maps_flush
 	state_clear
 	eval "$(state_tell layout shell)"
+	[[ -n $STATE_WHOLE || ! -e $MAPS/services ]] || die "bpftool could not read the maps in $MAPS"
 }
 
 state_set_service() { # NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC
