@@ -139,12 +139,14 @@ static __always_inline __u32 track_choose(struct xdp_md *ctx, const struct packe
 					  const struct service *service,
 					  const struct settings *conf)
 {
-	__u32 index = ring_index(&pkt->tuple, service->ring_size, service->hash, conf);
-	struct ring_slot slot = ring_slot_get(service->id, index);
 	__u32 named = service->quic_length ? quic_backend(ctx, pkt, service) : 0;
+	struct ring_slot slot;
+	__u32 index;
 
 	if (named)
 		return named;
+	index = ring_index(&pkt->tuple, service->ring_size, service->hash, conf);
+	slot = ring_slot_get(service->id, index);
 	if (service->track == TRACK_AUTO && (!slot.moving || pkt->tuple.protocol != IPPROTO_TCP))
 		return slot.current;
 	if (service->track == TRACK_NEVER)

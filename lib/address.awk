@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Addresses of the maps as people write them, in the canonical form (RFC 5952), as ip prints them too.
+# lib/address.jq does the same for the log: some awks wait for more input before they look at what there is.
 
 # From 16 octets, decimal, with commas between.
 function address_text(octets,    o, groups, i, run, best, at, text) {

@@ -70,47 +70,29 @@ services_meant() {
 	members_require_room
 }
 
-# Stops if QUIC_ID cannot be that of BACKEND in SERVICE.
-quic_require() {
-	local length owner
-	[[ -n $QUIC_ID ]] || return 0
-	[[ -n $SERVICE ]] || misuse "quic-id $QUIC_ID is for one service: service NAME"
-	length=${SERVICE_QUIC[$SERVICE]%,*}
-	((length)) || die "service '$SERVICE' is made without quic, so its backends have no quic-id"
-	((${#QUIC_ID} == 2 * length)) || die "'$QUIC_ID' is not a server id of service '$SERVICE': $length octets, $((2 * length)) digits, are"
-	quic_key "$SERVICE"
-	owner=${QUIC_SERVER[$QUIC]:-${BACKEND_ID[$BACKEND]:-}}
-	[[ $owner == "${BACKEND_ID[$BACKEND]:-}" ]] || die "'$QUIC_ID' is the server id of $(backend_of_id "$owner") already"
-}
-
-# Sets QUIC, by which QUIC_ID is known in a service, as in QUIC_SERVER.
-quic_key() {
-	local zeros=000000000000000000000000000000
-	QUIC=${SERVICE_ID[$1]},$QUIC_ID${zeros:${#QUIC_ID}}
-}
-
 # Stops if one of the services meant has as many members as there can be.
 members_require_room() {
-	local name key place most
+	local name key place most all=${#MEMBER_WEIGHT[@]}
 	local -A members=()
 	# shellcheck disable=SC2206 # offset and size
 	place=(${LAYOUT[ring_work.shares]})
-	((${#MEMBER_WEIGHT[@]} + ${#MEANT[@]} <= LIMIT[members])) ||
-		die "there are ${#MEMBER_WEIGHT[@]} members of services, and ${LIMIT[members]} is the most there can be"
 	for key in "${!MEMBER_WEIGHT[@]}"; do members[${key%,*}]=$((${members[${key%,*}]:-0} + 1)); done
 	for name in "${MEANT[@]}"; do
+		! is_member "$name" "$BACKEND" || continue
 		most=$((place[1] / LAYOUT[ring_share]))
 		((SERVICE_RING_SIZE[$name] >= most)) || most=${SERVICE_RING_SIZE[$name]}
-		((${members[${SERVICE_ID[$name]}]:-0} < most)) || is_member "$name" "$BACKEND" ||
+		((${members[${SERVICE_ID[$name]}]:-0} < most)) ||
 			die "service '$name' has $most backends, and that is the most it can have"
+		((all++ < LIMIT[members])) || die "the services have ${LIMIT[members]} backends together, and that is the most they can have"
 	done
 }
 
 # Can BACKEND be in a service? If not, MISFIT says why.
 service_fits() {
-	case $FAMILY,$PORT,${SERVICE_FAMILY[$1]},${SERVICE_PROTOCOL[$1]},${SERVICE_MODE[$1]},${SERVICE_PORT[$1]} in
-	4,*,6,* | 6,*,4,*) MISFIT="$ADDRESS is IPv$FAMILY, but service '$1' has the IPv${SERVICE_FAMILY[$1]} address ${SERVICE_VIP[$1]}" ;;
-	?,0,*) return 0 ;;
+	MISFIT="$ADDRESS is IPv$FAMILY, but service '$1' has the IPv${SERVICE_FAMILY[$1]} address ${SERVICE_VIP[$1]}"
+	((SERVICE_FAMILY[$1] == FAMILY)) || return
+	case $PORT,${SERVICE_PROTOCOL[$1]},${SERVICE_MODE[$1]},${SERVICE_PORT[$1]} in
+	0,*) return 0 ;;
 	*,icmp,*) MISFIT="$BACKEND has a port, but service '$1' is echo, which has none" ;;
 	*,dnat,0) MISFIT="$BACKEND has a port, but service '$1' has every port, which in mode dnat must stay as they are" ;;
 	*) return 0 ;;
@@ -144,27 +126,6 @@ backend_add() {
 	maps_flush
 	wait
 	backend_warn
-}
-
-# QUIC_ID, if one is given, becomes the only one that BACKEND has in the service.
-quic_enter() {
-	local old
-	[[ -n $QUIC_ID ]] || return 0
-	quic_key "$1"
-	old=$QUIC
-	[[ -n ${QUIC_SERVER[$QUIC]:-} ]] ||
-		map_update quic_servers quic_server_key service="${SERVICE_ID[$1]}" id="$QUIC_ID" : "${BACKEND_ID[$2]}"
-	quic_leave "$1" "$2" "$old"
-}
-
-# quic_leave SERVICE BACKEND [KEPT]: it has no server id any more, but the one that is kept.
-quic_leave() {
-	local key
-	for key in "${!QUIC_SERVER[@]}"; do
-		[[ $key == "${SERVICE_ID[$1]},"* && $key != "${3:-}" && ${QUIC_SERVER[$key]} == "${BACKEND_ID[$2]}" ]] || continue
-		map_delete quic_servers quic_server_key service="${SERVICE_ID[$1]}" id="${key#*,}"
-		unset "QUIC_SERVER[$key]"
-	done
 }
 
 # What was done, and will not carry traffic.
@@ -222,19 +183,9 @@ backend_enter() {
 # target_update BACKEND [IS_NEW]: writes its target, all of it, if anything that we say of it differs: the rest,
 # above all the next hop, is the datapath's.
 target_update() {
-	local old=''
-	local -a target=(target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}")
+	local -a target=("${BACKEND_ID[$1]}" : target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}")
 	[[ ${BACKEND_STATE[$1]} == up ]] || target+=(state=TARGET_DOWN)
-	encode "${BACKEND_ID[$1]}"
-	KEY=$OCTETS
-	if [[ -z ${2:-} ]]; then
-		map_lookup targets
-		old=$OCTETS
-		encode_over "$old" "${target[@]}"
-		[[ $OCTETS != "$old" ]] || return 0
-	fi
-	encode "${target[@]}"
-	map_write targets
+	if [[ -n ${2:-} ]] || ! map_is targets "${target[@]}"; then map_update targets "${target[@]}"; fi
 }
 
 # member_set SERVICE BACKEND WEIGHT STATE, and the ring follows.
@@ -258,23 +209,13 @@ backend_drain() {
 	done
 }
 
-# Is it, already? Then it is not to have packets again, not for a moment.
-target_is_down() { # ID
-	local old
-	encode "$1"
-	KEY=$OCTETS
-	map_lookup targets
-	old=$OCTETS
-	encode_over "$old" target state=TARGET_DOWN
-	[[ $OCTETS == "$old" ]]
-}
-
-# Declared down: out of the rings first, so that no packet finds it there; then its flows lose it.
+# Declared down: out of the rings first, so that no packet finds it there; then its flows lose it. One that is down
+# already is not to have packets again, not for a moment.
 backend_down() {
 	local name id=${BACKEND_ID[$BACKEND]}
 	backend_key "$BACKEND"
 	map_change backends "${BACKEND_KEY[@]}" : backend state=BACKEND_DOWN
-	target_is_down "$id" || map_change targets "$id" : target state=TARGET_LEAVING
+	map_is targets "$id" : target state=TARGET_DOWN || map_change targets "$id" : target state=TARGET_LEAVING
 	for name in "${MEANT[@]}"; do ring_fill "$name" forget="$id"; done
 	map_change targets "$id" : target state=TARGET_DOWN
 	for name in "${MEANT[@]}"; do ring_sweep "$name"; done
@@ -305,7 +246,7 @@ backend_leave() {
 	is_member "$1" "$2" || { return_leave "$1" "$2" && return; } # it was killed while it joined
 	ring_fill "$1" backend="$id" weight="$REPLY" state=MEMBER_DRAINING forget="$id"
 	control_run flows_forget "flows of '$2' could not be forgotten"
-	control_run ring_sweep "the ring of service '$1' could not be swept"
+	ring_settle "$1"
 	return_leave "$1" "$2"
 	map_delete members member_key service="$service" backend="$id"
 	unset "MEMBER_WEIGHT[$service,$id]"

@@ -116,6 +116,15 @@ split_lines() {
 	set +f
 }
 
+# ip_ask QUESTION...: sets ANSWERS, of each what ip says, in JSON.
+ip_ask() {
+	local questions answers
+	printf -v questions '%s\n' "$@"
+	answers=$(ip -force -j -d -batch - <<<"$questions" 2>/dev/null) || true
+	split_lines "$answers"
+	ANSWERS=("${ROWS[@]}")
+}
+
 # json_field NAME JSON: sets REPLY to the first value of that name, a number or a text; fails if there is none.
 # For what bpftool and ip print of one thing: a process that parses it costs more than all the rest.
 json_field() {

@@ -112,7 +112,7 @@ control_load() {
 control_ask() {
 	local result
 	maps_flush
-	result=$(bpftool -j prog run pinned "$CONTROL/$1" repeat 0) || die "control program $1 cannot be run"
+	result=$(run bpftool -j prog run pinned "$CONTROL/$1" repeat 0) || die "control program $1 cannot be run"
 	[[ $result == *'"retval":0,'* ]]
 }
 

@@ -27,7 +27,7 @@ verb_log() {
 # The datapath logs for a few seconds after each of these, so nothing stays switched on behind us.
 log_renew() {
 	[[ $CONTROL -ef /proc/self/fd/$LOG_LOCK ]] || die "instance '$INSTANCE' is gone"
-	control_ask log_renew || die "control program log_renew failed"
+	VERBOSE='' control_ask log_renew || die "control program log_renew failed"
 }
 
 # The kernel sends a CPU's samples to one reader only.

@@ -53,14 +53,20 @@ map_write() {
 	BATCH+=("map update pinned $MAPS/$1 key hex $KEY value hex $OCTETS")
 }
 
-# map_change NAME KEY... : STRUCT FIELD=VALUE...: some fields of an entry that is there, if they differ.
-map_change() {
+# map_is NAME KEY... : STRUCT FIELD=VALUE...: are these fields of an entry that is there so already? If not, OCTETS is
+# what the entry would be with them.
+map_is() {
 	local old
 	map_words "${@:2}"
 	map_lookup "$1"
 	old=$OCTETS
 	encode_over "$old" "${REST[@]}"
-	[[ $OCTETS == "$old" ]] || map_write "$1"
+	[[ $OCTETS == "$old" ]]
+}
+
+# map_change NAME KEY... : STRUCT FIELD=VALUE...: makes them so, and leaves the others.
+map_change() {
+	map_is "$@" || map_write "$1"
 }
 
 # Sets OCTETS to the value under KEY. Fails if there is none.

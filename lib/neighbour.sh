@@ -31,15 +31,6 @@ route_to() {
 	[[ ! $nexthop =~ \"dev\":\""$ROUTE_DEVICE"\"[^}]*\"PERMANENT\" ]] || NEXTHOP_IS_STATIC=1
 }
 
-# ip_ask QUESTION...: sets ANSWERS, of each what ip says, in JSON.
-ip_ask() {
-	local questions answers
-	printf -v questions '%s\n' "$@"
-	answers=$(ip -force -j -d -batch - <<<"$questions" 2>/dev/null) || true
-	split_lines "$answers"
-	ANSWERS=("${ROWS[@]}")
-}
-
 # route_parse ADDRESS ANSWER: sets the three of route_to, and ROUTE_TYPE, none if there is no route that leads anywhere.
 route_parse() {
 	local field

@@ -29,11 +29,16 @@ ring_fill() {
 # The same, and the memory of flows ends where it is not needed any more.
 ring_change() {
 	ring_fill "$@"
-	control_run ring_sweep "the ring of service '$1' could not be swept"
+	ring_settle "$1"
 }
 
 ring_sweep() {
 	ring_request "$1"
+	ring_settle "$1"
+}
+
+# Of the service that is requested.
+ring_settle() {
 	control_run ring_sweep "the ring of service '$1' could not be swept"
 }
 

@@ -35,7 +35,7 @@ flows_count() {
 	local fd
 	exec {fd}<"$DIR"
 	flock "$fd"
-	control_ask flows_count || die "control program flows_count failed"
+	VERBOSE='' control_ask flows_count || die "control program flows_count failed"
 }
 
 state_json() {

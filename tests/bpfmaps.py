@@ -12,7 +12,6 @@ from progrun import BPF_PROG_TEST_RUN, TEST_RUN, bpf
 BPF_MAP_LOOKUP_ELEM = 1
 BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
-BPF_MAP_GET_NEXT_KEY = 4
 BPF_OBJ_GET = 7
 BPF_MAP_GET_FD_BY_ID = 14
 BPF_MAP_LOOKUP_BATCH = 24
@@ -76,16 +75,3 @@ def run_control(fd):
     struct.pack_into("=I", attr, 0, fd)
     bpf(BPF_PROG_TEST_RUN, attr, TEST_RUN.size)
     return struct.unpack_from("=I", attr, 4)[0]
-
-
-def count(balancer, name):
-    """How many entries one of its maps with keys of struct flow_key has."""
-    key = ctypes.create_string_buffer(balancer.layout.by_name["STRUCT", "flow_key"]["size"])
-    behind, entries = ctypes.create_string_buffer(len(key)), 0
-    with pinned(f"{balancer.maps}/{name}") as fd, contextlib.suppress(FileNotFoundError):
-        bpf(BPF_MAP_GET_NEXT_KEY, ELEM.pack(fd, 0, 0, address_of(behind), 0), ELEM.size)
-        while True:
-            entries += 1
-            key.raw = behind.raw
-            bpf(BPF_MAP_GET_NEXT_KEY, ELEM.pack(fd, 0, address_of(key), address_of(behind), 0), ELEM.size)
-    return entries

@@ -561,6 +561,63 @@ second_device() {
 	on lb ip link del spare0
 }
 
+@test "where there are two balancers, a command changes its own, and once" {
+	second_device
+	balance 10.0.0.2
+	lb -i "${PREFIX}lb2" up spare0
+	lb service site tcp 10.0.0.20:80 mode dnat
+	lb service quic udp 10.0.0.20:443 mode dnat quic 2
+	lb backend 10.0.0.3
+	lb backend 10.0.0.3 service quic quic-id 0a0b
+	run -0 lb backend del 10.0.0.3
+	[[ $(map_dump members | jq length) == 1 && $(map_dump returns) == '[]' && $(map_dump quic_servers) == '[]' ]]
+	lb service two icmp 10.0.0.30
+	lb backend 10.0.0.3
+	run -0 lb service del two
+	run -0 lb service del site
+	lb -i "${PREFIX}lb2" down
+	lb down
+	on lb ip link del spare0
+}
+
+@test "an address that no route leads to can be a service's" {
+	lb up veth6
+	run -0 lb service far tcp 192.0.2.1:80
+	[[ $(on lb ip -o addr show to 192.0.2.1) == *veth6* ]]
+}
+
+@test "what a killed command leaves half done goes with the next one" {
+	local after=0 ended=137
+	make_tools
+	KILL_AFTER=$(($(changes_of up veth6 | grep -n loadall | cut -d: -f1))) KILL_WHAT=0 PATH=$TOOLS:$PATH \
+		setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" up veth6 &>/dev/null || true
+	[[ -e $(pin settings) && ! -e $(pin control) ]]
+	run -0 lb down
+	nothing_is_left
+
+	balance 10.0.0.2
+	lb service quic udp 10.0.0.20:443 mode dnat quic 2
+	# Killed one change later each time, until it is done.
+	while ((ended == 137)); do
+		: >"$CHANGES"
+		ended=0 after=$((after + 1))
+		KILL_AFTER=$after KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" \
+			backend 10.0.0.3 service quic quic-id 0a0b &>/dev/null || ended=$?
+		lb backend del 10.0.0.3 || ((after < 3)) # nobody knew of it yet
+		[[ $(map_dump members | jq length) == 1 && $(map_dump returns) == '[]' && $(map_dump quic_servers) == '[]' ]]
+	done
+	echo "after $after changes: status $ended"
+	((ended == 0 && after > 8))
+}
+
+# The changes that a command makes; it is undone by `down`.
+changes_of() { # WORDS...
+	PATH=$TOOLS:$PATH KILL_AFTER=0 KILL_WHAT=0 setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" "$@" &>/dev/null
+	cat "$CHANGES"
+	lb down
+	: >"$CHANGES"
+}
+
 @test "a host that keeps all ports for itself still gets identifiers" {
 	local range
 	range=$(on lb sysctl -n net.ipv4.ip_local_port_range)

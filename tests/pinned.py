@@ -56,6 +56,17 @@ class PinnedMap:
         self.key.raw, self.value.raw = key, value
         self.call(BPF_MAP_UPDATE_ELEM)
 
+    def __len__(self):
+        """How many entries it has."""
+        entries = 0
+        with contextlib.suppress(FileNotFoundError):
+            self.call(BPF_MAP_GET_NEXT_KEY, key=False)
+            while True:
+                entries += 1
+                self.key.raw = self.value.raw[: len(self.key)]
+                self.call(BPF_MAP_GET_NEXT_KEY)
+        return entries
+
     def clear(self):
         """Of all entries, if nobody writes meanwhile."""
         with contextlib.suppress(FileNotFoundError):

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import progrun
 from balancer import index_key
-from bpfmaps import count
 from frames import BACKENDS, TRACKED, Segment, Service
+from pinned import PinnedMap
 
 FLOOD = int(os.environ.get("FLOOD", "100000"))
 PORT_OFFSET = 34  # of the source port, in a frame of IPv4
@@ -46,6 +46,16 @@ def batches(frames, size):
             batch = []
     if batch:
         yield batch
+
+
+def count(balancer, name):
+    """How many entries the map has."""
+    size = balancer.layout.by_name["STRUCT", "flow_key"]["size"]
+    entries = PinnedMap(f"{balancer.maps}/{name}", size, 0)
+    try:
+        return len(entries)
+    finally:
+        entries.close()
 
 
 def connect(balancer, number):

@@ -334,6 +334,8 @@ def test_down_moves_a_backends_connections_at_once_and_no_others(lab):
     lab.stay([(packet, one) for packet, one in connections if one != THIRD])
     where = lab.where(lost)
     assert THIRD not in where and THIRD not in hosts(lab.connect(60))
+    lab.declare(THIRD, "down")  # again: nothing changes
+    assert lab.where(lost) == where
     lab.declare(THIRD, "up")
     assert lab.where(lost) == where
     assert THIRD in hosts(lab.connect(60))
