@@ -1,0 +1,228 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Runs a command under one of Debian's kernels: a virtual machine, in software, whose files are this machine's.
+# What the command writes goes to memory, and is gone with it. See usage.
+set -euo pipefail
+
+# The first is for who runs the machine, the second for what is in it.
+NEEDED=(qemu-system-x86_64:qemu-system-x86 dpkg-deb:dpkg cpio:cpio flock:util-linux setpriv:util-linux timeout:coreutils
+	busybox:busybox-static depmod:kmod xz:xz-utils)
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/xdp_lb/kernels
+# To come to its files: the bus, the file system that leads to them, and one for what is written.
+MODULES=(virtio_pci virtio_console 9pnet_virtio 9p overlay)
+# What the kernel says when it found a fault in itself.
+COMPLAINTS='WARNING: |BUG: |Oops|Kernel panic|self-detected stall|detected stalls|blocked for more than|suspicious RCU'
+
+usage() {
+	cat <<-EOF
+		Usage: tests/vm.sh [-t SECONDS] [-m MB] [-l FILE] KERNEL COMMAND...
+		       tests/vm.sh KERNEL
+
+		Runs COMMAND as root, in this directory, under the newest of Debian's kernels whose version begins
+		with KERNEL (6.1, 6.12). Without one, only says which that is, once it is there. The kernel is
+		downloaded once, to $CACHE.
+
+		  -t SECONDS   end it after that time (600)
+		  -m MB        memory (2048)
+		  -l FILE      where to put what the kernel says
+
+		Exit status: the command's; 99 if the kernel complained of itself, 124 after SECONDS, 125 if the
+		machine did not come to the command's end, 2 not understood.
+	EOF
+}
+
+die() {
+	echo "tests/vm.sh: $*" >&2
+	exit 125
+}
+
+misuse() {
+	echo "tests/vm.sh: $*" >&2
+	usage >&2
+	exit 2
+}
+
+require_tools() {
+	local need missing=()
+	PATH=$PATH:/usr/sbin:/sbin
+	for need in "${NEEDED[@]}"; do
+		command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
+	done
+	((${#missing[@]} == 0)) || die "for a kernel in a virtual machine these are missing: apt-get install ${missing[*]}"
+	[[ $(uname -m) == x86_64 ]] || die "its programs are this machine's, so this works on x86_64 only"
+}
+
+# --- The kernel, from Debian's package ---
+
+# Sets RELEASE to what apt offers, or else to what was downloaded before.
+choose_release() { # KERNEL
+	local known
+	known=$(apt-cache pkgnames "linux-image-$1." 2>/dev/null | sed 's/^linux-image-//') || known=
+	[[ -n $known ]] || known=$(cd "$CACHE" 2>/dev/null && ls) || known=
+	RELEASE=$(grep -E "^${1//./\\.}\.[0-9]+(-[0-9]+|[+]deb[0-9]+(\.[0-9]+)?)-amd64$" <<<"$known" | sort -V | tail -n 1) ||
+		die "there is no kernel $1: apt knows no package linux-image-$1.*-amd64 (apt-get update?)"
+}
+
+# Makes $CACHE/$RELEASE, with all that a machine is started from; in one step, by one of us.
+fetch() {
+	local work fd
+	mkdir -p "$CACHE"
+	exec {fd}<"$CACHE"
+	flock "$fd"
+	[[ ! -e $CACHE/$RELEASE ]] || { exec {fd}<&- && return; }
+	echo "tests/vm.sh: downloading Linux $RELEASE" >&2
+	rm -rf "$CACHE"/.new.*
+	work=$(mktemp -d "$CACHE/.new.XXXXXX")
+	(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "linux-image-$RELEASE") || die "linux-image-$RELEASE cannot be downloaded"
+	dpkg-deb -x "$work"/*.deb "$work"
+	rm "$work"/*.deb
+	depmod -b "$work" "$RELEASE"
+	chmod 755 "$work"
+	mv "$work" "$CACHE/$RELEASE"
+	exec {fd}<&-
+}
+
+# Makes FILE: busybox, the modules above with those that they need, and `init`.
+make_initrd() { # FILE
+	local root=$1.d module file
+	mkdir -p "$root"/{bin,modules,proc,sys,dev,host,top,new}
+	cp "$(command -v busybox)" "$root/bin/"
+	while read -r file; do
+		module=${file##*/}
+		case $file in
+		*.xz) xz -dc "$file" >"$root/modules/${module%.xz}" ;;
+		*) cp "$file" "$root/modules/" ;;
+		esac
+		echo "${module%.xz}" >>"$root/modules/order"
+	done < <(for module in "${MODULES[@]}"; do
+		modprobe -S "$RELEASE" -d "$CACHE/$RELEASE" --show-depends "$module" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }'
+	done | awk '!seen[$0]++')
+	print_init >"$root/init"
+	chmod +x "$root/init"
+	(cd "$root" && find . -print0 | cpio -0 -o -H newc --quiet) >"$1"
+}
+
+# The first thing that runs in the machine: over the host's files, which it can only read, it lays memory.
+print_init() {
+	cat <<-'EOF'
+		#!/bin/busybox sh
+		set -e
+		b=/bin/busybox
+		trap '[ $? = 0 ] || { echo "init: this failed: $step" >/dev/kmsg; $b poweroff -f; }' EXIT
+		share() { # TAG DIR OPTIONS
+			step="mount of $1" && $b mount -t 9p -o "trans=virtio,version=9p2000.L,msize=512000,$3" "$1" "$2"
+		}
+		step=proc && $b mount -t proc proc /proc
+		step=sys && $b mount -t sysfs sys /sys
+		step=dev && $b mount -t devtmpfs dev /dev
+		while read -r module; do
+			step=$module && $b insmod "/modules/$module"
+		done </modules/order
+		share host /host ro,cache=loose
+		step=overlay
+		$b mount -t tmpfs top /top
+		$b mkdir /top/upper /top/work
+		$b mount -t overlay -o lowerdir=/host,upperdir=/top/upper,workdir=/top/work overlay /new
+		for dir in proc sys dev; do $b mount --move /$dir /new/$dir; done
+		step=directories
+		$b mount -t tmpfs run /new/run
+		$b mount -t tmpfs tmp /new/tmp
+		$b mkdir -p /new/run/netns /new/run/lock /new/run/machine /new/dev/pts /new/dev/shm /new/lib/modules
+		$b mount -t devpts devpts /new/dev/pts
+		$b mount -t tmpfs shm /new/dev/shm
+		$b ln -s /proc/self/fd /new/dev/fd
+		for fd in 0:stdin 1:stdout 2:stderr; do $b ln -s "/proc/self/fd/${fd%:*}" "/new/dev/${fd#*:}"; done
+		share modules /new/lib/modules ro,cache=loose
+		share machine /new/run/machine rw
+		trap - EXIT
+		exec $b switch_root /new /bin/bash /run/machine/start
+	EOF
+}
+
+# --- The machine ---
+
+# What runs in it as process 1. Its output passes a pipe: the port can be opened once only, and scripts like to
+# open /dev/stderr.
+print_start() { # COMMAND...
+	cat <<-EOF
+		export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TMPDIR=/tmp
+		mount -t bpf bpf /sys/fs/bpf
+		mount -t cgroup2 cgroup2 /sys/fs/cgroup
+		mount -t tracefs tracefs /sys/kernel/tracing
+		ip link set lo up
+		hostname machine
+		cd ${PWD@Q} || cd /
+		mkfifo /run/output
+		cat /run/output >/dev/vport0p1 &
+		port=\$!
+		setsid ${*@Q} </dev/null >/run/output 2>&1
+		echo \$? >/run/machine/status.new
+		for i in {1..20}; do kill -0 \$port 2>/dev/null || break; sleep 0.1; done # what it left running may still write
+		mv /run/machine/status.new /run/machine/status
+		exec busybox poweroff -f
+	EOF
+}
+
+# Its TSC is called reliable, as emulated processors look out of step, and a slower clock would be taken.
+start_machine() { # DIR
+	local kernel=$CACHE/$RELEASE share=security_model=none,multidevs=remap
+	# shellcheck disable=SC2094 # a path for qemu, which writes to its descriptor 3
+	setpriv --pdeathsig KILL timeout --foreground -k 5 "$TIMEOUT" setpriv --pdeathsig KILL \
+		qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,la57=off -smp "$(nproc)" -m "$MEMORY" \
+		-nodefaults -no-user-config -display none -no-reboot \
+		-kernel "$kernel/boot/vmlinuz-$RELEASE" -initrd "$1/initrd" \
+		-append "console=ttyS0 panic=-1 oops=panic mitigations=off tsc=reliable" \
+		-serial "file:$1/log" \
+		-device virtio-serial-pci -add-fd fd=3,set=1 -chardev file,id=output,path=/dev/fdset/1,append=on \
+		-device virtserialport,chardev=output,nr=1 \
+		-virtfs "local,path=/,mount_tag=host,readonly=on,$share" \
+		-virtfs "local,path=$kernel/lib/modules,mount_tag=modules,readonly=on,$share" \
+		-virtfs "local,path=$1,mount_tag=machine,$share" 3>&1 >&2 | cat
+}
+
+run_machine() { # COMMAND...
+	local status=0
+	DIR=$(mktemp -d)
+	trap 'rm -rf "$DIR"' EXIT
+	make_initrd "$DIR/initrd"
+	print_start "$@" >"$DIR/start"
+	: >"$DIR/log"
+	start_machine "$DIR" </dev/null || status=$?
+	[[ -z $LOG ]] || cp "$DIR/log" "$LOG"
+	if grep -aE "$COMPLAINTS" "$DIR/log" >"$DIR/complaints"; then
+		echo "tests/vm.sh: Linux $RELEASE complained of itself:" >&2
+		grep -aE -A 30 "$COMPLAINTS" "$DIR/log" | head -n 60 >&2
+	fi
+	if [[ ! -s $DIR/status ]]; then
+		((status != 124)) || { echo "tests/vm.sh: not at its end after $TIMEOUT s" >&2 && return 124; }
+		tail -n 20 "$DIR/log" >&2
+		die "the machine did not come to the command's end; its last words are above"
+	fi
+	status=$(<"$DIR/status")
+	((status > 0)) || [[ ! -s $DIR/complaints ]] || status=99
+	return "$status"
+}
+
+TIMEOUT=600 MEMORY=2048 LOG=
+while [[ ${1:-} == -* ]]; do
+	case $1 in
+	-h | --help) usage && exit ;;
+	-[tml]) (($# > 1)) || misuse "$1 needs a word after it" ;;
+	*) misuse "there is no option '$1'; the options are: -t SECONDS, -m MB, -l FILE" ;;
+	esac
+	case $1 in
+	-t) TIMEOUT=$2 ;;
+	-m) MEMORY=$2 ;;
+	-l) LOG=$2 ;;
+	esac
+	shift 2
+done
+(($#)) || misuse "which kernel? 6.1, for example"
+[[ $1 =~ ^[0-9]+\.[0-9]+$ ]] || misuse "'$1' is not a version of the kernel: 6.1, for example, is"
+require_tools
+choose_release "$1"
+shift
+fetch
+(($#)) || { echo "$RELEASE" && exit; }
+run_machine "$@"
