@@ -41,8 +41,8 @@ static long sweep_mark(void *map, const struct flow_key *key, const struct flow 
 	work->remembered++;
 	index = ring_index(key, work->size, work->hash, conf);
 	slot = ring_slot_get(work->service, index);
-	if (flow->backend != slot.current && index < RING_SIZE)
-		work->marks[index] = 1;
+	if (flow->backend != slot.current)
+		ring_mark(work, index);
 	return 0;
 }
 
