@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One lab with a balancer for all tests of packets, and what several of them change in it."""
 import os
+import re
 import shutil
 import signal
 
@@ -23,6 +24,15 @@ from frames import (
     SERVERS,
     SERVICES,
 )
+
+
+def pytest_collection_modifyitems(config, items):
+    """With ONLY, a regular expression, only tests whose name it finds, as bats' --filter does. It is no option of
+    pytest's, which takes a long one for a file."""
+    only = os.environ.get("ONLY", "")
+    left_out = [item for item in items if not re.search(only, item.name)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if re.search(only, item.name)]
 
 
 @pytest.fixture(name="balancer", scope="session")

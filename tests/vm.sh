@@ -127,7 +127,6 @@ print_init() {
 		for dir in proc sys dev; do $b mount --move /$dir /new/$dir; done
 		step=directories
 		$b mount -t tmpfs run /new/run
-		$b mount -t tmpfs tmp /new/tmp
 		$b mkdir -p /new/run/netns /new/run/lock /new/run/machine /new/dev/pts /new/dev/shm /new/lib/modules
 		$b mount -t devpts devpts /new/dev/pts
 		$b mount -t tmpfs shm /new/dev/shm

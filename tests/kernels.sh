@@ -1,0 +1,155 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The kernels that people run: loads the object, built by each clang that is installed, under this machine's kernel and
+# under those of Debian, and runs tests under the latter, in virtual machines. Prints a table of what the verifier made
+# of it. The last line says how many passed and failed, objects that load among them.
+set -euo pipefail
+
+OLDEST_CLANG=14
+KERNELS=(6.1 6.12)
+# What says nothing of a kernel is left out: messages, the labs themselves, commands that are killed.
+TESTS=(tests/test_*.py tests/{ping,services,ports,routed,traffic,ring,vlan,netem}.bats)
+# All is some twenty times slower there.
+SHORTER=(FRAMES=6000 FLOOD=10000 CONNECTIONS=40 BIG=20000000 REQUESTS=100)
+# For `quick`: of every kind of packet, mode and control program one, and the article's lab.
+QUICK_TESTS=(tests/test_{packets,tcp_udp,icmp_errors,fragments,track,ring,random}.py tests/ping.bats)
+QUICK='^test_(a_request_goes_to_a_backend_and_the_reply_comes_back.IPv., (without a tag|eight.*with a service tag and a tag)'
+QUICK+='|a_packet_goes_to_a_backend_and_the_answer_comes_back.*without a tag|an_error_of_any_kind_follows_its_flow'
+QUICK+='|fragments_follow_their_first.|connections_stay_when_a_backend_is_added|equal_backends_.*.3.$'
+QUICK+='|random_frames_become_what_they_may$)|^the first commands of the article'
+
+usage() {
+	cat <<-EOF
+		Usage: tests/kernels.sh [quick] [KERNEL...]
+
+		quick: a few tests, and the object of the usual clang only. KERNEL: 6.1, for example (${KERNELS[*]}).
+	EOF
+}
+
+die() {
+	echo "tests/kernels.sh: $*" >&2
+	exit 2
+}
+
+# --- In the machine ---
+
+# Each line of the table begins with "verifier"; the last line is that of tests/run, with the objects added.
+inside() { # KERNEL FILE... -- WORDS OF tests/run...
+	local kernel=$1 object loaded=0 refused=0 lines status=0
+	lines=$(mktemp)
+	shift
+	while [[ $1 != -- ]]; do
+		object=$1
+		shift
+		tests/loads.py "$object" >"$lines" && loaded=$((loaded + 1)) || refused=$((refused + 1))
+		object=${object##*/}
+		sed "s|^[^ ]*|verifier $kernel ${object%.o}|" "$lines"
+	done
+	rm "$lines"
+	shift
+	if (($#)); then env "${SHORTER[@]}" tests/run "$@" || status=$?; fi
+	echo "objects: $loaded passed, $refused failed"
+	((status == 0 && refused == 0))
+}
+
+# --- Outside ---
+
+# Copies, as each build writes beside the sources. Prints the objects' paths.
+build() { # DIR COMPILER...
+	local compiler dir
+	for compiler in "${@:2}"; do
+		dir=$1/$compiler.d
+		mkdir "$dir"
+		cp -r Makefile ./*.c ./*.h control datapath "$dir"
+		make -C "$dir" CLANG="$compiler" xdp_lb.o >"$dir/log" 2>&1 || { cat "$dir/log" >&2 && die "$compiler does not build xdp_lb.o"; }
+		mv "$dir/xdp_lb.o" "$1/$compiler.o"
+		echo "$1/$compiler.o"
+	done
+}
+
+compilers() {
+	local path
+	for path in $(compgen -c clang- | grep -xE 'clang-[0-9]+' | sort -Vu); do
+		((${path#clang-} < OLDEST_CLANG)) || echo "$path"
+	done
+}
+
+# One kernel: what is printed goes to a file, and to the terminal as it comes.
+try_kernel() { # KERNEL
+	local status=0
+	tests/vm.sh -t "$SECONDS_EACH" "$1" tests/kernels.sh inside "$1" "${OBJECTS[@]}" -- "${WORDS[@]}" </dev/null 2>&1 |
+		tee "$WORK/log-$1" | grep -v '^verifier ' | sed -u "s/^/$1: /" || status=1
+	if ((status)); then echo failed >"$WORK/failed-$1"; fi
+}
+
+# Rows: programs by compilers; columns: kernels.
+print_table() {
+	awk -v kernels="$*" '
+		{ row = sprintf("%-16s %-9s", $4, $3); figure[row, $2] = $5; code[row, $2] = $6 }
+		!seen[row]++ { rows[++count] = row }
+		END {
+			n = split(kernels, kernel, " ")
+			printf "%-16s %-9s", "PROGRAM", "COMPILER"
+			for (i = 1; i <= n; i++) printf " %16s", kernel[i]
+			print ""
+			for (r = 1; r <= count; r++) {
+				printf "%s", rows[r]
+				for (i = 1; i <= n; i++) printf " %8s /%6s", figure[rows[r], kernel[i]], code[rows[r], kernel[i]]
+				print ""
+			}
+		}
+	' <(grep -h '^verifier ' "$WORK"/log-* | sort -k4,4 -k3,3V)
+}
+
+# Adds up what the machines said; one that said nothing, or failed though no test did, is a failure.
+add_up() { # KERNEL...
+	local kernel passed=0 failed=0 skipped=0 f
+	for kernel; do
+		read -r p f s < <(awk '
+			/^objects: / { p += $2; f += $4; whole = 1 }
+			/^[0-9]+ passed, [0-9]+ failed/ { p += $1; f += $3; s += $5 }
+			END { print p + 0, f + !whole, s + 0 }
+		' "$WORK/log-$kernel")
+		[[ ! -e $WORK/failed-$kernel ]] || ((f > 0)) || f=1
+		passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	done
+	echo "$passed passed, $failed failed$( ((skipped == 0)) || echo ", $skipped skipped")"
+	((failed == 0 && passed > 0))
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ ${1:-} == inside ]]; then
+	inside "${@:2}"
+	exit
+fi
+COMPILERS=() WORDS=("${TESTS[@]}") SECONDS_EACH=14400
+if [[ ${1:-} == quick ]]; then
+	shift
+	KERNELS=(6.1) WORDS=(-f "$QUICK" "${QUICK_TESTS[@]}") SECONDS_EACH=900 COMPILERS=(clang)
+fi
+case ${1:-} in
+-h | --help) usage && exit ;;
+esac
+((EUID == 0)) || die "this needs root, as the tests do"
+(($# == 0)) || KERNELS=("$@")
+[[ -e xdp_lb.o && -e netns/xdp_pass.o ]] || die "xdp_lb.o is missing: run make first"
+((${#COMPILERS[@]})) || mapfile -t COMPILERS < <(compilers)
+((${#COMPILERS[@]})) || COMPILERS=(clang)
+for kernel in "${KERNELS[@]}"; do tests/vm.sh "$kernel" || exit; done
+
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+trap 'for pid in $(jobs -pr); do kill -- "-$pid"; done 2>/dev/null; exit 130' INT TERM
+mapfile -t OBJECTS < <(build "$WORK" "${COMPILERS[@]}")
+((${#OBJECTS[@]} == ${#COMPILERS[@]})) || exit 1
+HERE=$(uname -r)
+inside "here" "${OBJECTS[@]}" -- >"$WORK/log-here" || touch "$WORK/failed-here"
+set -m # each has a process group of its own
+for kernel in "${KERNELS[@]}"; do try_kernel "$kernel" & done
+wait
+echo
+echo "Instructions that the verifier looked at, and octets of machine code (here: Linux $HERE):"
+print_table "${KERNELS[@]}" here
+echo
+add_up "${KERNELS[@]}" here
