@@ -107,15 +107,15 @@ start_server() {
 	await 30 listens "$1" "$2" "$3" || fail "$(<"$log")"
 }
 
-# A file of 500 MB, no two lines of it the same, which is gone when nobody has it open any more. Sets BIG_FD
-# and BIG_SUM.
+# A file of 500 MB, or of BIG octets, no two lines of it the same, which is gone when nobody has it open any more. Sets
+# BIG_FD and BIG_SUM.
 make_big_file() {
 	local dir=/dev/shm file
 	(($(stat -f -c '%a * %S' "$dir" 2>/dev/null || echo 0) > 600000000)) || dir=$BATS_TEST_TMPDIR
 	file=$(mktemp -p "$dir")
 	exec {BIG_FD}<>"$file"
 	rm "$file"
-	BIG_SUM=$(head -c 500000000 < <(seq 10000000 99999999) | tee "/proc/self/fd/$BIG_FD" | sha256sum)
+	BIG_SUM=$(head -c "${BIG:-500000000}" < <(seq 10000000 99999999) | tee "/proc/self/fd/$BIG_FD" | sha256sum)
 }
 
 # nginx, which says who it is, at which port, and to whom: "h2 80 10.0.0.1".
