@@ -12,6 +12,9 @@ LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx curl:curl
 TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump wrk:wrk iperf3:iperf3 \
 	dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
 LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format
+# For `make test-kernels`; not among what `deps` installs.
+KERNELS := qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod xz-utils:xz
+CLANGS = $(shell apt-cache search --names-only '^clang-(1[4-9]|[2-9][0-9])$$' | cut -d' ' -f1)
 
 packages = $(foreach item,$(1),$(firstword $(subst :, ,$(item))))
 commands = $(strip $(foreach item,$(1),$(word 2,$(subst :, ,$(item)))))
@@ -34,7 +37,8 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps demo test test-kill test-ring test-random test-flood lint format clean help need-root FORCE
+.PHONY: all deps deps-kernels demo test test-kill test-ring test-random test-flood test-kernels \
+	test-kernels-quick lint format clean help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
 
@@ -54,6 +58,9 @@ $(OBJECTS): %.o: %.c .flags
 -include $(OBJECTS:.o=.d)
 
 deps: ## install through apt what is missing to build, run, test and lint
+deps-kernels: ## and what test-kernels needs: qemu, and each clang that Debian has
+deps-kernels: PACKAGES += $(call packages,$(KERNELS)) $(CLANGS)
+deps deps-kernels:
 	@missing="$(MISSING)"; \
 	if ! command -v apt-get >/dev/null; then \
 		echo "deps: no apt-get here, so see to these: $(call commands,$(BUILD) $(RUN)),"; \
@@ -87,6 +94,12 @@ test-flood: need-root deps all ## a million SYNs of distinct sources (`make test
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)
 	@FRAMES=1000000 tests/run tests/test_random.py
 
+test-kernels: need-root deps all ## run the tests under Debian's kernels, 6.1 and 6.12, with each clang's object
+	@tests/kernels.sh
+
+test-kernels-quick: need-root deps all ## a few of them under 6.1
+	@tests/kernels.sh quick
+
 lint: ## check format, shell pitfalls, licence lines and the length of functions
 	@tests/lint.sh
 
@@ -97,7 +110,7 @@ clean: ## remove what was built
 	rm -f $(OBJECTS) $(OBJECTS:.o=.d) .flags
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s%s\n", $$1, $$2 }' Makefile
 
 need-root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "This needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }

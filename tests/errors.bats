@@ -387,6 +387,16 @@ h2_program() {
 	done
 }
 
+@test "a kernel that is too old is refused" {
+	local bin=$BATS_TEST_TMPDIR/bin
+	mkdir "$bin"
+	printf '#!/bin/sh\necho 5.10.0-30-amd64\n' >"$bin/uname"
+	chmod +x "$bin/uname"
+	PATH=$bin:$PATH refuses 1 "this is Linux 5.10.0-30-amd64; xdp_lb needs 6.1 or newer" -i other up veth6
+	sed -i s/5.10.0-30-amd64/6.1.0/ "$bin/uname"
+	PATH=$bin:$PATH lb up veth6
+}
+
 @test "without the object, up says how to get it" {
 	copy_command
 	rm "$COPY/xdp_lb.o"

@@ -49,7 +49,7 @@ require_tools() {
 	for need in "${NEEDED[@]}"; do
 		command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
 	done
-	((${#missing[@]} == 0)) || die "for a kernel in a virtual machine these are missing: apt-get install ${missing[*]}"
+	((${#missing[@]} == 0)) || die "a kernel in a virtual machine needs more: apt-get install ${missing[*]} (or sudo make deps-kernels)"
 	[[ $(uname -m) == x86_64 ]] || die "its programs are this machine's, so this works on x86_64 only"
 }
 
