@@ -85,6 +85,7 @@ verb_up() {
 		if [[ $word == generic ]]; then mode=xdpgeneric; else devices+=("$word"); fi
 	done
 	((${#devices[@]})) || misuse "up needs a device: $PROGRAM up veth6"
+	require_kernel "$(uname -r)"
 	lock_all
 	state_read
 	for word in "${devices[@]}"; do device_require "$word"; done
@@ -95,7 +96,6 @@ verb_up() {
 		UP_FRESH=1
 	fi
 
-	require_kernel "$(uname -r)"
 	UP_ATTACHED=()
 	trap up_undo EXIT
 	instance_create

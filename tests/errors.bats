@@ -392,7 +392,7 @@ h2_program() {
 	mkdir "$bin"
 	printf '#!/bin/sh\necho 5.10.0-30-amd64\n' >"$bin/uname"
 	chmod +x "$bin/uname"
-	PATH=$bin:$PATH refuses 1 "this is Linux 5.10.0-30-amd64; xdp_lb needs 6.1 or newer" -i other up veth6
+	PATH=$bin:$PATH refuses 1 "this is Linux 5.10.0-30-amd64; xdp_lb needs 6.1 or newer" up veth6
 	sed -i s/5.10.0-30-amd64/6.1.0/ "$bin/uname"
 	PATH=$bin:$PATH lb up veth6
 }
