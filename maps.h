@@ -39,6 +39,12 @@ struct addr {
 enum service_mode {
 	MODE_NAT = 0, /* both addresses rewritten; replies come back through the balancer */
 	MODE_DNAT = 1, /* the destination only; backends route their replies through the balancer */
+	/* In the others nothing is, and backends, who have the VIP too, answer the client themselves. */
+	MODE_DSR = 2, /* the MAC addresses are the backend's */
+	MODE_IPIP =
+		3, /* wrapped in IPv4 or IPv6, as the backend's address is (RFC 2003, RFC 2473, RFC 4213) */
+	MODE_GUE =
+		4, /* likewise, and in UDP: Generic UDP Encapsulation, variant 1, which has no header of its own */
 };
 
 /* Which flows are remembered, in the modes that need no memory to rewrite. */
@@ -75,7 +81,7 @@ struct service {
 	enum service_hash hash;
 	__u8 quic_length; /* octets of a server id in QUIC connection IDs; 0: they name none */
 	__u8 quic_offset; /* where in the connection ID it begins */
-	__u8 pad[2];
+	__u16 gue_port; /* of backends, host order */
 	char name[NAME_SIZE];
 };
 
@@ -363,6 +369,10 @@ enum flow_direction {
 	FLOW_TO_CLIENT = 1, /* leaves through the next hop below */
 	FLOW_TRACKED =
 		2, /* in the other modes: only says which backend a client's packets stay with */
+	/* Not in `flows`: what becomes of a packet that its backend gets as it is. */
+	FLOW_DSR = 3,
+	FLOW_IPIP = 4, /* source and destination are those of the outer header */
+	FLOW_GUE = 5,
 };
 
 enum flow_state { /* bits, the same in both entries */

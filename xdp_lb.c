@@ -7,11 +7,14 @@
  */
 #include "maps.h"
 #include "parsing_helpers.h"
+#include "datapath/direct.h"
 #include "datapath/dnat.h"
 #include "datapath/nat.h"
 #include "datapath/packet.h"
+#include "datapath/send.h"
 #include "datapath/service.h"
 #include "datapath/settings.h"
+#include "datapath/track.h"
 #include "datapath/verdict.h"
 #include "control/clock.h"
 #include "control/flows.h"
@@ -25,6 +28,7 @@ int xdp_lb(struct xdp_md *ctx)
 	struct packet pkt = {};
 	struct service *service;
 	struct flow *reply;
+	__u32 backend;
 	int parsed;
 
 	if (!conf)
@@ -35,7 +39,7 @@ int xdp_lb(struct xdp_md *ctx)
 	if (parsed)
 		return XDP_PASS;
 	if (pkt.kind == PACKET_LATER)
-		return fragment_follow(ctx, &pkt, conf);
+		return send_later(ctx, &pkt, conf);
 
 	service = service_of_port(&pkt);
 	if (!service) {
@@ -46,15 +50,14 @@ int xdp_lb(struct xdp_md *ctx)
 	}
 	if (!service)
 		return dnat_return(ctx, &pkt, conf);
-	if (pkt.ttl <= 1)
+	if (pkt.ttl <= 1 && !mode_is_direct(service->mode))
 		return finish(ctx, &pkt, conf, service->id, REASON_TTL_EXPIRED);
-
-	switch (service->mode) {
-	case MODE_DNAT:
-		return dnat_forward(ctx, &pkt, service, conf);
-	default:
+	if (service->mode == MODE_NAT)
 		return nat_forward(ctx, &pkt, service, conf);
-	}
+	backend = track_choose(ctx, &pkt, service, conf);
+	if (service->mode == MODE_DNAT)
+		return dnat_forward(ctx, &pkt, service, conf, backend);
+	return direct_forward(ctx, &pkt, service, conf, backend);
 }
 
 char _license[] SEC("license") = "GPL";

@@ -11,11 +11,11 @@
 #include "send.h"
 #include "service.h"
 #include "target.h"
-#include "track.h"
 
-/* A client's packet for the service. */
-static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet *pkt,
-					const struct service *service, const struct settings *conf)
+/* A client's packet for the service, which goes to the backend of that id. */
+static __noinline int dnat_forward(struct xdp_md *ctx, const struct packet *pkt,
+				   const struct service *service, const struct settings *conf,
+				   __u32 backend)
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct flow flow = {
@@ -23,13 +23,12 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 		.source_port = tuple->source_port,
 		.direction = FLOW_TO_BACKEND,
 		.service = service->id,
+		.backend = backend,
 	};
-	struct target *target;
+	struct target *target = target_get(backend);
 
 	if (pkt->kind != PACKET_ERROR && neighbour_is_wanted(conf)) /* whoever sends those */
 		neighbour_learn(ctx, pkt);
-	flow.backend = track_choose(ctx, pkt, service, conf);
-	target = target_get(flow.backend);
 	if (!target)
 		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);
 	if (!target_resolve(ctx, target, pkt->is_ipv6, conf))
@@ -38,7 +37,7 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 	flow.destination_port = target->port ?: tuple->destination_port;
 	flow_set_deltas(&flow, tuple);
 	if (packet_is_syn(pkt))
-		count_opened(flow.backend);
+		count_opened(backend);
 	return send(ctx, pkt, conf, &flow, target->ifindex, target->dst_mac, target->src_mac);
 }
 
@@ -62,8 +61,8 @@ static __always_inline struct return_source *dnat_return_find(const struct packe
 }
 
 /* A backend's packet to a client, if it is one: of other packets the host knows more. */
-static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
-				       struct settings *conf)
+static __noinline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
+				  struct settings *conf)
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct return_source *as = dnat_return_find(pkt);

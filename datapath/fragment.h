@@ -23,19 +23,31 @@ static __always_inline void fragment_init_key(struct fragment_key *key, const st
 	key->protocol = pkt->is_ipv6 ? 0 : pkt->tuple.protocol;
 }
 
+/* Where an entry is put together, on each CPU: it is too much for the stack. Not pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow);
+} fragment_work SEC(".maps");
+
 /* Of a first fragment that goes where `flow` says, out of the interface, and between the MAC addresses. */
 static __noinline long fragment_remember(const struct packet *pkt, const struct flow *flow,
 					 __u32 ifindex, const __u8 *dst_mac, const __u8 *src_mac)
 {
-	struct flow copy = *flow;
 	struct fragment_key key;
+	__u32 zero = 0;
+	struct flow *copy = bpf_map_lookup_elem(&fragment_work, &zero);
 
+	if (!copy)
+		return -1;
 	fragment_init_key(&key, pkt);
-	copy.ifindex = ifindex;
-	mac_copy(copy.dst_mac, dst_mac);
-	mac_copy(copy.src_mac, src_mac);
-	copy.seen = jiffies();
-	return bpf_map_update_elem(&fragmented, &key, &copy, BPF_ANY);
+	*copy = *flow;
+	copy->ifindex = ifindex;
+	mac_copy(copy->dst_mac, dst_mac);
+	mac_copy(copy->src_mac, src_mac);
+	copy->seen = jiffies();
+	return bpf_map_update_elem(&fragmented, &key, copy, BPF_ANY);
 }
 
 /*
@@ -50,25 +62,16 @@ static __noinline long fragment_forget(const struct packet *pkt)
 	return bpf_map_delete_elem(&fragmented, &key);
 }
 
-static __always_inline int fragment_follow(struct xdp_md *ctx, const struct packet *pkt,
-					   const struct settings *conf)
+/* What was done with the first fragment of this one's packet, or NULL. */
+static __always_inline struct flow *fragment_find(const struct packet *pkt,
+						  const struct settings *conf)
 {
 	struct fragment_key key;
 	struct flow *flow;
 
 	fragment_init_key(&key, pkt);
 	flow = bpf_map_lookup_elem(&fragmented, &key);
-	if (!flow || has_passed(conf, flow->seen, FRAGMENT_TIMEOUT)) {
-		if (!is_our_address(&pkt->tuple.destination))
-			return XDP_PASS;
-		return finish(ctx, pkt, conf, 0, REASON_FRAGMENT);
-	}
-	if (pkt->ttl <= 1)
-		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
-	if (is_too_big(ctx, pkt, flow->ifindex))
-		return finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
-	rewrite(ctx, pkt, flow, flow->dst_mac, flow->src_mac);
-	return finish_sent(ctx, pkt, conf, flow, flow->ifindex);
+	return flow && !has_passed(conf, flow->seen, FRAGMENT_TIMEOUT) ? flow : NULL;
 }
 
 #endif

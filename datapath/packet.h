@@ -46,6 +46,20 @@ static __always_inline void *packet_at(const struct xdp_md *ctx, __u32 offset, _
 	return pos + octets <= end ? pos : NULL;
 }
 
+/*
+ * The interface that the packet came in by. clang likes to keep the place of a field that is read twice, and the
+ * verifier takes no pointer into the context but the one to its beginning.
+ */
+static __always_inline __u32 ingress_ifindex(const struct xdp_md *ctx)
+{
+	__u32 ifindex;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(ifindex)
+		     : "r"(ctx), "i"(offsetof(struct xdp_md, ingress_ifindex)));
+	return ifindex;
+}
+
 /* Both lie at even addresses, in frames and in maps. */
 static __always_inline void mac_copy(void *to, const void *from)
 {
@@ -87,6 +101,13 @@ static __always_inline bool addr_equal(const struct addr *a, const struct addr *
 	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
 
 	return x[0] == y[0] && x[1] == y[1];
+}
+
+static __always_inline bool addr_is_ipv4(const struct addr *addr)
+{
+	const __be32 *word = (const __be32 *)addr;
+
+	return !word[0] && !word[1] && word[2] == bpf_htonl(0xffff);
 }
 
 static __always_inline bool addr_is_zero(const struct addr *addr)

@@ -56,16 +56,18 @@ static __noinline long log_sample(struct xdp_md *ctx, const struct sample *sampl
 static __noinline long log_packet(struct xdp_md *ctx, const struct packet *pkt, enum reason reason,
 				  const struct flow *flow)
 {
-	struct sample sample = {
-		.packet = pkt->tuple,
-		.reason = reason,
-		.icmp_type = pkt->icmp_type,
-		.icmp_error = pkt->kind == PACKET_ERROR,
-	};
+	struct sample sample;
 
+	sample.packet = pkt->tuple;
+	sample.reason = reason;
+	sample.icmp_type = pkt->icmp_type;
+	sample.icmp_error = pkt->kind == PACKET_ERROR;
 	if (flow) {
 		sample.to = flow->destination;
 		sample.to_port = flow->destination_port;
+	} else {
+		__builtin_memset(&sample.to, 0, sizeof(sample.to));
+		sample.to_port = 0;
 	}
 	return log_sample(ctx, &sample);
 }
@@ -94,23 +96,24 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
 	(ETH_HLEN + 576) /* octets; what every host must take (RFC 791, section 3.1) */
 
 /*
- * The kernel drops a redirected frame that is too big for the interface without a word. Its own way back
- * fits every frame that came. (A tag does not count as a part of it: some cards count so, all send it.)
+ * With so many octets more, is the frame too big for the interface? The kernel drops such a redirected frame without a
+ * word. Its own way back fits every frame that came. (A tag does not count as a part of it: some cards count so, all
+ * send it.)
  */
-static __always_inline bool is_too_big(struct xdp_md *ctx, const struct packet *pkt, __u32 ifindex)
+static __always_inline bool is_too_big(struct xdp_md *ctx, const struct packet *pkt, __u32 ifindex,
+				       __u32 more)
 {
 	__u32 mtu = 0;
 
-	if (ifindex == ctx->ingress_ifindex || frame_length(ctx) <= FITS_ANYWHERE)
+	if ((ifindex == ingress_ifindex(ctx) && !more) || frame_length(ctx) + more <= FITS_ANYWHERE)
 		return false;
-	return bpf_check_mtu(ctx, ifindex, &mtu, ETH_HLEN - (__s32)pkt->l3, 0) ==
+	return bpf_check_mtu(ctx, ifindex, &mtu, (__s32)more + ETH_HLEN - (__s32)pkt->l3, 0) ==
 	       BPF_MTU_CHK_RET_FRAG_NEEDED;
 }
 
-/* For one that was rewritten as `flow` says and leaves by the interface `ifindex`. */
-static __always_inline int finish_sent(struct xdp_md *ctx, const struct packet *pkt,
-				       const struct settings *conf, const struct flow *flow,
-				       __u32 ifindex)
+/* Of one that goes where `flow` says. */
+static __always_inline void count_sent(struct xdp_md *ctx, const struct packet *pkt,
+				       const struct settings *conf, const struct flow *flow)
 {
 	enum reason reason = flow->direction == FLOW_TO_CLIENT ? REASON_RETURNED : REASON_FORWARDED;
 
@@ -118,8 +121,21 @@ static __always_inline int finish_sent(struct xdp_md *ctx, const struct packet *
 	count_backend(ctx, flow->backend, reason);
 	if (conf->log_until > jiffies())
 		log_packet(ctx, pkt, reason, flow);
+}
 
-	return ifindex == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(ifindex, 0);
+/* The action that sends the frame out of the interface. */
+static __always_inline int leave(const struct xdp_md *ctx, __u32 ifindex)
+{
+	return ifindex == ingress_ifindex(ctx) ? XDP_TX : bpf_redirect(ifindex, 0);
+}
+
+/* For one that was rewritten as `flow` says and leaves by the interface `ifindex`. */
+static __always_inline int finish_sent(struct xdp_md *ctx, const struct packet *pkt,
+				       const struct settings *conf, const struct flow *flow,
+				       __u32 ifindex)
+{
+	count_sent(ctx, pkt, conf, flow);
+	return leave(ctx, ifindex);
 }
 
 #endif

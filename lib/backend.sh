@@ -89,11 +89,13 @@ members_require_room() {
 
 # Can BACKEND be in a service? If not, MISFIT says why.
 service_fits() {
+	local mode=${SERVICE_MODE[$1]}
 	MISFIT="$ADDRESS is IPv$FAMILY, but service '$1' has the IPv${SERVICE_FAMILY[$1]} address ${SERVICE_VIP[$1]}"
-	((SERVICE_FAMILY[$1] == FAMILY)) || return
-	case $PORT,${SERVICE_PROTOCOL[$1]},${SERVICE_MODE[$1]},${SERVICE_PORT[$1]} in
+	[[ $mode == @(dsr|ipip|gue) ]] || ((SERVICE_FAMILY[$1] == FAMILY)) || return
+	case $PORT,${SERVICE_PROTOCOL[$1]},$mode,${SERVICE_PORT[$1]} in
 	0,*) return 0 ;;
 	*,icmp,*) MISFIT="$BACKEND has a port, but service '$1' is echo, which has none" ;;
+	*,@(dsr|ipip|gue),*) MISFIT="$BACKEND has a port, but service '$1' is in mode $mode, which leaves ports as they are" ;;
 	*,dnat,0) MISFIT="$BACKEND has a port, but service '$1' has every port, which in mode dnat must stay as they are" ;;
 	*) return 0 ;;
 	esac

@@ -23,7 +23,7 @@ protocol_number() {
 	esac
 }
 
-# verb service: NAME PROTO VIP[:PORT] [mode nat|dnat] [hash 5tuple|source] [track auto|always|never] [ring SIZE]
+# verb service: NAME PROTO VIP[:PORT] [mode nat|dnat|dsr|ipip|gue] [gue-port PORT] [hash 5tuple|source] [track auto|always|never] [ring SIZE]
 # [quic LENGTH [quic-offset N]] [noaddress] [dev DEVICE], or del NAME.
 verb_service() {
 	if [[ ${1:-} == del ]]; then
@@ -48,12 +48,16 @@ verb_service() {
 # with), NOADDRESS and DEVICE.
 parse_service_words() {
 	local length='' offset=''
-	MODE='' HASH='' TRACK='' RING='' NOADDRESS='' DEVICE=''
+	MODE='' HASH='' TRACK='' RING='' GUE_PORT='' NOADDRESS='' DEVICE=''
 	while (($#)); do
 		case $1,${2:-} in
 		noaddress,*) NOADDRESS=1 && shift && continue ;;
-		mode,@(nat|dnat)) MODE=$2 ;;
-		mode,*) misuse "'${2:-}' is not a mode that is there yet: nat and dnat are" ;;
+		mode,@(nat|dnat|dsr|ipip|gue)) MODE=$2 ;;
+		mode,*) misuse "'${2:-}' is not a mode: nat, dnat, dsr, ipip and gue are" ;;
+		gue-port,*)
+			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] || misuse "'${2:-}' is not a port: a number from 1 to 65535 is"
+			GUE_PORT=$2
+			;;
 		hash,@(5tuple|source)) HASH=$2 ;;
 		hash,*) misuse "'${2:-}' is no hash: 5tuple and source are" ;;
 		track,@(auto|always|never)) TRACK=$2 ;;
@@ -64,10 +68,11 @@ parse_service_words() {
 		quic-offset,@([0-9]|1[0-9])) offset=$2 ;;
 		quic-offset,*) misuse "'${2:-}' is no place in a connection ID: 0 to 19 are" ;;
 		dev,*) DEVICE=${2:-} && device_exists "$DEVICE" ;;
-		*) misuse "'$1' is not understood after the address: mode, hash, track, ring, quic, noaddress or dev would be" ;;
+		*) misuse "'$1' is not understood after the address: mode, hash, track, ring, quic, gue-port, noaddress or dev would be" ;;
 		esac
 		shift 2
 	done
+	[[ -z $GUE_PORT || $MODE == gue ]] || misuse "gue-port $GUE_PORT is for mode gue: mode gue gue-port $GUE_PORT"
 	QUIC=''
 	[[ -z $offset || -n $length ]] || misuse "quic-offset says where the server id begins; how long it is comes first: quic 4 quic-offset $offset"
 	[[ -z $length ]] || QUIC=$length,${offset:-1}
@@ -98,7 +103,7 @@ service_make() {
 	service_key "$name"
 	map_update services "${SERVICE_KEY[@]}" : service id="${SERVICE_ID[$name]}" \
 		ring_size="${SERVICE_RING_SIZE[$name]}" mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" \
-		quic_length="${SERVICE_QUIC[$name]%,*}" quic_offset="${SERVICE_QUIC[$name]#*,}" \
+		gue_port="${SERVICE_GUE_PORT[$name]}" quic_length="${SERVICE_QUIC[$name]%,*}" quic_offset="${SERVICE_QUIC[$name]#*,}" \
 		vip_ifindex="$PLAN_IFINDEX" track="TRACK_${SERVICE_TRACK[$name]^^}" \
 		hash="HASH_${SERVICE_HASH[$name]^^}" name="$name"
 	if [[ -n $TRACK ]]; then # its slots may move now, or must not any more
@@ -133,6 +138,7 @@ service_require_free() {
 		service_require_same "$1" "with hash" "${SERVICE_HASH[$1]}" "$HASH"
 		service_require_same "$1" "with a ring of" "${SERVICE_RING_SIZE[$1]}" "$RING"
 		service_require_same "$1" "with quic (length, offset)" "${SERVICE_QUIC[$1]/#0,0/none}" "$QUIC"
+		service_require_same "$1" "with gue-port" "${SERVICE_GUE_PORT[$1]}" "$GUE_PORT"
 		return
 	fi
 	for other in "${SERVICES[@]}"; do
@@ -147,13 +153,15 @@ service_require_same() { # NAME WHAT OLD NEW
 
 # Gives it an id and a ring. Nobody knows of them before the service itself is written.
 service_new() {
+	local gue_port=0
 	free_id rings "${SERVICE_ID[@]}" || die "there are $MOST_IDS services, and that is the most there can be"
 	ring_create "$FREE_ID" "${RING:-${LAYOUT[RING_SIZE]}}"
 	map_update counters "$FREE_ID" : service_counters
 	map_update ring_states "$FREE_ID" : ring_state
+	[[ $MODE != gue ]] || gue_port=${GUE_PORT:-6080}
 	SERVICES+=("$1")
 	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" \
-		"${RING:-${LAYOUT[RING_SIZE]}}" 0 "${TRACK:-auto}" "${HASH:-5tuple}" "${QUIC:-0,0}"
+		"${RING:-${LAYOUT[RING_SIZE]}}" 0 "${TRACK:-auto}" "${HASH:-5tuple}" "${QUIC:-0,0}" "$gue_port"
 }
 
 # The service itself goes last, so that a second try finds it again. By then its ring may be gone, which has no

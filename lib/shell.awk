@@ -47,6 +47,7 @@ function put_service(name, words) {
 	put("SERVICE_TRACK", name, words[9])
 	put("SERVICE_HASH", name, words[10])
 	put("SERVICE_QUIC", name, words[11])
+	put("SERVICE_GUE_PORT", name, words[13])
 }
 
 function put_backend(name, words) {

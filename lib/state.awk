@@ -97,7 +97,7 @@ function hex_text(octets,    o, i, text) {
 		tell("address", address_text(value["key.octets"]), 1)
 }
 
-# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS
+# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT
 function tell_service(    name, vip) {
 	name = value["value.name"]
 	gsub(/[^A-Za-z0-9_:.-]/, "?", name)
@@ -105,7 +105,8 @@ function tell_service(    name, vip) {
 	tell("service", name, value["value.id"] " " protocol_name(value["key.protocol"]) " " vip " " value["key.port"] " " \
 		(vip ~ /:/ ? 6 : 4) " " word(value["value.mode"], "MODE_") " " value["value.ring_size"] " " \
 		value["value.vip_ifindex"] " " word(value["value.track"], "TRACK_") " " word(value["value.hash"], "HASH_") " " \
-		value["value.quic_length"] "," value["value.quic_offset"] " " (value["value.flags"] == "SERVICE_NO_ADDRESS"))
+		value["value.quic_length"] "," value["value.quic_offset"] " " (value["value.flags"] == "SERVICE_NO_ADDRESS") " " \
+		value["value.gue_port"])
 }
 
 # ENDPOINT: ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED

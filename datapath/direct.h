@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Modes dsr, ipip and gue: a backend gets the client's packet as it is, and answers the client itself, so that replies
+ * never pass here. As in mode dnat the ring says where a packet goes, and flows are remembered during changes only.
+ */
+#ifndef DATAPATH_DIRECT_H
+#define DATAPATH_DIRECT_H
+
+#include "fragment.h"
+#include "target.h"
+#include "tunnel.h"
+
+/* Does the service's mode leave the packet as it is? */
+static __always_inline bool mode_is_direct(enum service_mode mode)
+{
+	return mode >= MODE_DSR;
+}
+
+static __always_inline bool flow_is_direct(const struct flow *flow)
+{
+	return flow->direction >= FLOW_DSR;
+}
+
+/* Sends the packet, or a later fragment of it, where `flow` says, by its backend's next hop. */
+static __always_inline int direct_send(struct xdp_md *ctx, const struct packet *pkt,
+				       const struct settings *conf, const struct flow *flow,
+				       const struct target *target)
+{
+	struct tunnel tunnel = {};
+	__u32 overhead = 0;
+	int action;
+
+	if (flow->direction != FLOW_DSR) {
+		tunnel.is_gue = flow->direction == FLOW_GUE;
+		tunnel.is_ipv6 = !addr_is_ipv4(&flow->destination);
+		if (!tunnel_take(ctx, pkt, &tunnel))
+			return XDP_DROP;
+		overhead = tunnel_overhead(&tunnel);
+	}
+	if (is_too_big(ctx, pkt, target->ifindex, overhead))
+		return finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
+	count_sent(ctx, pkt, conf, flow);
+	action = leave(ctx, target->ifindex);
+	if (!overhead)
+		rewrite_eth(ctx, target->dst_mac, target->src_mac);
+	else if (!tunnel_wrap(ctx, pkt, flow, &tunnel, target->dst_mac, target->src_mac))
+		return XDP_DROP;
+	return action;
+}
+
+/* How the service's packets get to the backend. */
+static __always_inline void direct_init_flow(struct flow *flow, const struct packet *pkt,
+					     const struct service *service,
+					     const struct settings *conf,
+					     const struct target *target)
+{
+	flow->service = service->id;
+	flow->source = target->source;
+	flow->destination = target->address;
+	flow->destination_port = pkt->tuple.destination_port;
+	switch (service->mode) {
+	case MODE_DSR:
+		flow->direction = FLOW_DSR;
+		return;
+	case MODE_GUE:
+		flow->direction = FLOW_GUE;
+		flow->destination_port = bpf_htons(service->gue_port);
+		break;
+	default:
+		flow->direction = FLOW_IPIP;
+		break;
+	}
+	flow->state = flow_hash(&pkt->tuple, conf) >> 32;
+	flow->source_port = bpf_htons(GUE_SOURCE_PORTS | flow->state);
+}
+
+/* A client's packet for the service, which goes to the backend of that id. */
+static __noinline int direct_forward(struct xdp_md *ctx, const struct packet *pkt,
+				     const struct service *service, const struct settings *conf,
+				     __u32 backend)
+{
+	struct flow flow = { .backend = backend };
+	struct target *target = target_get(backend);
+
+	if (!target)
+		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);
+	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
+		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
+	direct_init_flow(&flow, pkt, service, conf, target);
+	if (packet_is_syn(pkt))
+		count_opened(backend);
+	if (pkt->is_first)
+		fragment_remember(pkt, &flow, 0, target->dst_mac, target->src_mac);
+	return direct_send(ctx, pkt, conf, &flow, target);
+}
+
+/* A later fragment of a packet that went the same way. */
+static __noinline int direct_follow(struct xdp_md *ctx, const struct packet *pkt,
+				    const struct settings *conf, const struct flow *flow)
+{
+	struct target *target = target_get(flow->backend);
+
+	if (!target || !addr_equal(&target->address, &flow->destination))
+		return finish(ctx, pkt, conf, flow->service, REASON_NO_BACKEND);
+	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
+		return finish(ctx, pkt, conf, flow->service, REASON_UNRESOLVED);
+	return direct_send(ctx, pkt, conf, flow, target);
+}
+
+#endif

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A packet is wrapped in another one, which leads to its backend. The inner packet stays as it is to the last
+ * octet.
+ */
+#ifndef DATAPATH_TUNNEL_H
+#define DATAPATH_TUNNEL_H
+
+#include "packet.h"
+#include "ring.h"
+
+#define TUNNEL_TTL 64
+#define GUE_SOURCE_PORTS \
+	0xc000 /* the ports of flows: those that are nobody's (RFC 6335, section 6) */
+#define IPV4_FLAG_DONT 0x4000 /* fragment */
+#define IPPROTO_IPV4 IPPROTO_IPIP
+
+/*
+ * What the outer headers are made of, beside a flow: that has their addresses and ports, and in `state` a hash, the
+ * same for all packets of a connection, of which routers and receivers make use.
+ */
+struct tunnel {
+	__u32 inner; /* octets of the packet */
+	__u8 is_ipv6; /* the outer header */
+	__u8 is_gue;
+	__u8 tos; /* or traffic class: DSCP and ECN (RFC 6040, section 4.1; RFC 2983, section 3.1: uniform) */
+	__u8 may_fragment; /* 1: the sender allows it */
+};
+
+/* The octets that it puts before the packet. */
+static __always_inline __u32 tunnel_overhead(const struct tunnel *tunnel)
+{
+	return (tunnel->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) +
+	       (tunnel->is_gue ? sizeof(struct udphdr) : 0);
+}
+
+/* Takes from the packet what the outer header has of it. */
+static __always_inline bool tunnel_take(const struct xdp_md *ctx, const struct packet *pkt,
+					struct tunnel *tunnel)
+{
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+
+	if (pkt->is_ipv6) {
+		ip6 = packet_at(ctx, pkt->l3, sizeof(*ip6));
+		if (!ip6)
+			return false;
+		tunnel->inner = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
+		tunnel->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
+		tunnel->may_fragment = 0;
+	} else {
+		ip4 = packet_at(ctx, pkt->l3, sizeof(*ip4));
+		if (!ip4)
+			return false;
+		tunnel->inner = bpf_ntohs(ip4->tot_len);
+		tunnel->tos = ip4->tos;
+		tunnel->may_fragment = !(ip4->frag_off & bpf_htons(IPV4_FLAG_DONT));
+	}
+	return true;
+}
+
+static __always_inline __u8 tunnel_protocol(const struct packet *pkt, const struct tunnel *tunnel)
+{
+	if (tunnel->is_gue)
+		return IPPROTO_UDP;
+	return pkt->is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IPV4;
+}
+
+static __always_inline void tunnel_write_ipv4(struct iphdr *ip, const struct packet *pkt,
+					      const struct flow *flow, const struct tunnel *tunnel)
+{
+	const __u16 *word = (const __u16 *)ip;
+	__u64 sum = 0;
+
+	ip->version = 4;
+	ip->ihl = sizeof(*ip) / 4;
+	ip->tos = tunnel->tos;
+	ip->tot_len = bpf_htons(tunnel_overhead(tunnel) + tunnel->inner);
+	/* Only one that may be cut to pieces needs an identification (RFC 6864, section 4.1). */
+	ip->id = tunnel->may_fragment ? bpf_get_prandom_u32() : 0;
+	ip->frag_off = tunnel->may_fragment ? 0 : bpf_htons(IPV4_FLAG_DONT);
+	ip->ttl = TUNNEL_TTL;
+	ip->protocol = tunnel_protocol(pkt, tunnel);
+	ip->check = 0;
+	ip->saddr = addr_to_ipv4(&flow->source);
+	ip->daddr = addr_to_ipv4(&flow->destination);
+#pragma unroll
+	for (int i = 0; i < (int)sizeof(*ip) / 2; i++)
+		sum += word[i];
+	ip->check = ~fold(sum);
+}
+
+static __always_inline void tunnel_write_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
+					      const struct flow *flow, const struct tunnel *tunnel)
+{
+	__be32 *first = (__be32 *)ip;
+
+	/* With the flow label routers need no more to spread flows over several ways (RFC 6438). */
+	*first = bpf_htonl(6 << 28 | (__u32)tunnel->tos << 20 | (flow->state & 0xfffff));
+	ip->payload_len = bpf_htons(tunnel_overhead(tunnel) - sizeof(*ip) + tunnel->inner);
+	ip->nexthdr = tunnel_protocol(pkt, tunnel);
+	ip->hop_limit = TUNNEL_TTL;
+	addr_to_ipv6(&ip->saddr, &flow->source);
+	addr_to_ipv6(&ip->daddr, &flow->destination);
+}
+
+/* The Ethernet header moves to the new beginning, with its tags, and what comes next is the outer header. */
+static __always_inline bool tunnel_write_eth(const struct xdp_md *ctx, const struct packet *pkt,
+					     const struct tunnel *tunnel, const __u8 *dst_mac,
+					     const __u8 *src_mac)
+{
+	__u32 overhead = tunnel_overhead(tunnel);
+	struct ethhdr *eth = packet_at(ctx, 0, sizeof(*eth));
+	__be16 *type = packet_at(ctx, pkt->l3 - sizeof(*type), sizeof(*type));
+	__u32 *old, *new;
+
+	if (!eth || !type)
+		return false;
+#pragma unroll
+	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
+		if (pkt->l3 < ETH_HLEN + 4 * (i + 1))
+			break;
+		new = packet_at(ctx, 2 * ETH_ALEN + 4 * i, 4);
+		old = packet_at(ctx, overhead + 2 * ETH_ALEN + 4 * i, 4);
+		if (!old || !new)
+			return false;
+		*new = *old;
+	}
+	mac_copy(eth->h_dest, dst_mac);
+	mac_copy(eth->h_source, src_mac);
+	*type = tunnel->is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	return true;
+}
+
+/* A walk over octets that are to be summed up. */
+struct sum_walk {
+	struct xdp_md *ctx;
+	__u64 sum;
+	__u32 offset; /* from the frame's first octet */
+	__u32 left; /* octets */
+};
+
+#define SUM_STEP 32 /* octets */
+
+static long sum_step(__u32 i, struct sum_walk *walk)
+{
+	__u32 words[SUM_STEP / 4] = {};
+	__u32 octets = walk->left;
+
+	if (octets > SUM_STEP)
+		octets = SUM_STEP;
+	if (!octets || bpf_xdp_load_bytes(walk->ctx, walk->offset, words, octets))
+		return 1;
+#pragma unroll
+	for (int j = 0; j < SUM_STEP / 4; j++)
+		walk->sum += words[j];
+	walk->offset += octets;
+	walk->left -= octets;
+	return 0;
+}
+
+/* The sum of all octets of the inner packet, which is at `offset` now. */
+static __noinline __u64 tunnel_sum_inner(struct xdp_md *ctx, __u32 offset, __u32 octets)
+{
+	struct sum_walk walk = { .ctx = ctx, .offset = offset, .left = octets };
+
+	bpf_loop(0xffff / SUM_STEP + 1, sum_step, &walk, 0);
+	return walk.sum;
+}
+
+/* Does a checksum cover all of the packet behind its IP header? The packet is at `offset` now. */
+static __always_inline bool tunnel_is_summed(const struct xdp_md *ctx, const struct packet *pkt,
+					     const struct tunnel *tunnel, __u32 moved)
+{
+	struct udphdr *udp;
+
+	if (pkt->kind == PACKET_LATER || pkt->is_first)
+		return false;
+	if (pkt->is_ipv6 && pkt->l4 != pkt->l3 + sizeof(struct ipv6hdr))
+		return false;
+	if (pkt->kind != PACKET_UDP)
+		return true;
+	udp = packet_at(ctx, pkt->l4 + moved, sizeof(*udp));
+	return udp && udp->check && bpf_ntohs(udp->len) == pkt->l3 + tunnel->inner - pkt->l4;
+}
+
+/*
+ * The sum of the inner packet's octets, without a look at most of them, if tunnel_is_summed(): a transport segment and
+ * its pseudo header, or a message of ICMP, add up to nothing, and so does an IPv4 header. Of IPv6, addresses and length
+ * are in both headers, so what is left is the first word, the next header and the hop limit.
+ */
+static __always_inline __u64 tunnel_sum_known(const struct xdp_md *ctx, const struct packet *pkt,
+					      const struct tunnel *tunnel, __u32 moved)
+{
+	__u16 protocol =
+		bpf_htons(pkt->kind == PACKET_ERROR ? pkt->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP :
+						      pkt->tuple.protocol);
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+	__u64 pseudo;
+
+	if (pkt->is_ipv6) {
+		ip6 = packet_at(ctx, pkt->l3 + moved, sizeof(*ip6));
+		if (!ip6)
+			return 0;
+		return *(__u32 *)ip6 + (__u64)((__u16 *)ip6)[3] + (__u16)~protocol;
+	}
+	ip4 = packet_at(ctx, pkt->l3 + moved, sizeof(*ip4));
+	if (!ip4 || protocol == bpf_htons(IPPROTO_ICMP))
+		return 0;
+	pseudo = (__u64)ip4->saddr + ip4->daddr + protocol +
+		 bpf_htons(pkt->l3 + tunnel->inner - pkt->l4);
+	return (__u16)~fold(pseudo);
+}
+
+/* The UDP checksum, which may not be left out over IPv6 (RFC 8200, section 8.1). */
+static __noinline __u16 tunnel_udp_checksum(struct xdp_md *ctx, const struct packet *pkt,
+					    const struct flow *flow, const struct tunnel *tunnel)
+{
+	__u32 moved = tunnel_overhead(tunnel), length = tunnel->inner + sizeof(struct udphdr);
+	const __u32 *word = (const __u32 *)&flow->source;
+	__u64 sum = bpf_htons(IPPROTO_UDP);
+	__u16 check;
+
+	/* The pseudo header, source and destination first, and the UDP header. */
+#pragma unroll
+	for (int i = 0; i < 8; i++)
+		sum += word[i];
+	sum += flow->source_port + flow->destination_port + 2 * (__u64)bpf_htons(length);
+	if (tunnel_is_summed(ctx, pkt, tunnel, moved))
+		sum += tunnel_sum_known(ctx, pkt, tunnel, moved);
+	else
+		sum += tunnel_sum_inner(ctx, pkt->l3 + moved, tunnel->inner);
+	check = ~fold((sum & 0xffffffff) + (sum >> 32));
+	return check ?: 0xffff;
+}
+
+static __always_inline bool tunnel_write_udp(struct xdp_md *ctx, const struct packet *pkt,
+					     const struct flow *flow, const struct tunnel *tunnel)
+{
+	__u32 offset = pkt->l3 + tunnel_overhead(tunnel) - sizeof(struct udphdr);
+	__u16 check = tunnel->is_ipv6 ? tunnel_udp_checksum(ctx, pkt, flow, tunnel) : 0;
+	struct udphdr *udp = packet_at(ctx, offset, sizeof(*udp));
+
+	if (!udp)
+		return false;
+	udp->source = flow->source_port;
+	udp->dest = flow->destination_port;
+	udp->len = bpf_htons(sizeof(*udp) + tunnel->inner);
+	udp->check = check;
+	return true;
+}
+
+/* Wraps the packet. Returns false if there is no room for it; then it is as it was. */
+static __always_inline bool tunnel_wrap(struct xdp_md *ctx, const struct packet *pkt,
+					const struct flow *flow, const struct tunnel *tunnel,
+					const __u8 *dst_mac, const __u8 *src_mac)
+{
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+
+	if (bpf_xdp_adjust_head(ctx, -(int)tunnel_overhead(tunnel)))
+		return false;
+	if (!tunnel_write_eth(ctx, pkt, tunnel, dst_mac, src_mac))
+		return false;
+	if (tunnel->is_ipv6) {
+		ip6 = packet_at(ctx, pkt->l3, sizeof(*ip6));
+		if (!ip6)
+			return false;
+		tunnel_write_ipv6(ip6, pkt, flow, tunnel);
+	} else {
+		ip4 = packet_at(ctx, pkt->l3, sizeof(*ip4));
+		if (!ip4)
+			return false;
+		tunnel_write_ipv4(ip4, pkt, flow, tunnel);
+	}
+	return !tunnel->is_gue || tunnel_write_udp(ctx, pkt, flow, tunnel);
+}
+
+#endif
