@@ -130,6 +130,8 @@ struct backend {
 	__u32 managed; /* 1: we marked its neighbour entry managed, and delete it in the end */
 	enum backend_state state;
 	struct addr source; /* ours, towards it; all zero without a route */
+	__u32 mtu; /* as in its target */
+	__u32 pad;
 };
 
 struct {
@@ -282,7 +284,7 @@ struct target {
 	__be16 port; /* 0: keep the port */
 	__u8 dst_mac[6]; /* the next hop's */
 	__u8 src_mac[6]; /* and of the interface towards it */
-	__u16 pad;
+	__u16 mtu; /* octets of the largest packet that reaches it; 0: what the interface lets pass */
 	__u32 ifindex; /* that interface; 0: packets cannot be sent now */
 	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
 	__u64 checked; /* jiffies at the last look-up */
@@ -291,6 +293,9 @@ struct target {
 	__u64 exhausted; /* jiffies, when a search through the source ports found none; 0: never */
 	__u32 searched; /* how far such searches have come */
 	enum target_state state;
+	__u64 path_checked; /* jiffies, when somebody on the way last said that a packet was too big */
+	__u32 path_mtu; /* and what would not be */
+	__u32 pad;
 };
 
 struct {

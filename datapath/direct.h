@@ -7,7 +7,10 @@
 #define DATAPATH_DIRECT_H
 
 #include "fragment.h"
+#include "path.h"
+#include "ring.h"
 #include "target.h"
+#include "toobig.h"
 #include "tunnel.h"
 
 /* Does the service's mode leave the packet as it is? */
@@ -21,24 +24,39 @@ static __always_inline bool flow_is_direct(const struct flow *flow)
 	return flow->direction >= FLOW_DSR;
 }
 
+/* A packet that does not get to the backend, as only one of so many octets would. */
+static __always_inline int direct_refuse(struct xdp_md *ctx, const struct packet *pkt,
+					 const struct settings *conf, const struct flow *flow,
+					 const struct tunnel *tunnel, __u32 limit)
+{
+	int action = finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
+
+	if (tunnel->may_fragment)
+		return action;
+	if (pkt->is_ipv6 && limit < LEAST_MTU_IPV6)
+		limit = LEAST_MTU_IPV6; /* less need nobody heed */
+	return too_big_answer(ctx, pkt, conf, tunnel->inner, limit);
+}
+
 /* Sends the packet, or a later fragment of it, where `flow` says, by its backend's next hop. */
 static __always_inline int direct_send(struct xdp_md *ctx, const struct packet *pkt,
 				       const struct settings *conf, const struct flow *flow,
 				       const struct target *target)
 {
 	struct tunnel tunnel = {};
-	__u32 overhead = 0;
+	__u32 overhead = 0, limit;
 	int action;
 
+	if (!tunnel_take(ctx, pkt, &tunnel))
+		return XDP_DROP;
 	if (flow->direction != FLOW_DSR) {
 		tunnel.is_gue = flow->direction == FLOW_GUE;
 		tunnel.is_ipv6 = !addr_is_ipv4(&flow->destination);
-		if (!tunnel_take(ctx, pkt, &tunnel))
-			return XDP_DROP;
 		overhead = tunnel_overhead(&tunnel);
 	}
-	if (is_too_big(ctx, pkt, target->ifindex, overhead))
-		return finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
+	limit = path_limit(ctx, conf, target, tunnel.inner + overhead);
+	if (limit)
+		return direct_refuse(ctx, pkt, conf, flow, &tunnel, limit - overhead);
 	count_sent(ctx, pkt, conf, flow);
 	action = leave(ctx, target->ifindex);
 	if (!overhead)

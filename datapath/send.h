@@ -13,7 +13,7 @@ static __always_inline int send(struct xdp_md *ctx, const struct packet *pkt,
 				const struct settings *conf, const struct flow *flow, __u32 ifindex,
 				const __u8 *dst_mac, const __u8 *src_mac)
 {
-	if (is_too_big(ctx, pkt, ifindex, 0))
+	if (is_too_big(ctx, pkt, ifindex))
 		return finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
 	if (pkt->is_first)
 		fragment_remember(pkt, flow, ifindex, dst_mac, src_mac);
@@ -36,7 +36,7 @@ static __always_inline int send_later(struct xdp_md *ctx, const struct packet *p
 		return direct_follow(ctx, pkt, conf, flow);
 	if (pkt->ttl <= 1)
 		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
-	if (is_too_big(ctx, pkt, flow->ifindex, 0))
+	if (is_too_big(ctx, pkt, flow->ifindex))
 		return finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
 	rewrite(ctx, pkt, flow, flow->dst_mac, flow->src_mac);
 	return finish_sent(ctx, pkt, conf, flow, flow->ifindex);

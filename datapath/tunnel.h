@@ -6,13 +6,11 @@
 #ifndef DATAPATH_TUNNEL_H
 #define DATAPATH_TUNNEL_H
 
+#include "grow.h"
 #include "packet.h"
-#include "ring.h"
 
-#define TUNNEL_TTL 64
 #define GUE_SOURCE_PORTS \
 	0xc000 /* the ports of flows: those that are nobody's (RFC 6335, section 6) */
-#define IPV4_FLAG_DONT 0x4000 /* fragment */
 #define IPPROTO_IPV4 IPPROTO_IPIP
 
 /*
@@ -69,9 +67,6 @@ static __always_inline __u8 tunnel_protocol(const struct packet *pkt, const stru
 static __always_inline void tunnel_write_ipv4(struct iphdr *ip, const struct packet *pkt,
 					      const struct flow *flow, const struct tunnel *tunnel)
 {
-	const __u16 *word = (const __u16 *)ip;
-	__u64 sum = 0;
-
 	ip->version = 4;
 	ip->ihl = sizeof(*ip) / 4;
 	ip->tos = tunnel->tos;
@@ -79,15 +74,11 @@ static __always_inline void tunnel_write_ipv4(struct iphdr *ip, const struct pac
 	/* Only one that may be cut to pieces needs an identification (RFC 6864, section 4.1). */
 	ip->id = tunnel->may_fragment ? bpf_get_prandom_u32() : 0;
 	ip->frag_off = tunnel->may_fragment ? 0 : bpf_htons(IPV4_FLAG_DONT);
-	ip->ttl = TUNNEL_TTL;
+	ip->ttl = OUR_TTL;
 	ip->protocol = tunnel_protocol(pkt, tunnel);
-	ip->check = 0;
 	ip->saddr = addr_to_ipv4(&flow->source);
 	ip->daddr = addr_to_ipv4(&flow->destination);
-#pragma unroll
-	for (int i = 0; i < (int)sizeof(*ip) / 2; i++)
-		sum += word[i];
-	ip->check = ~fold(sum);
+	ipv4_set_checksum(ip);
 }
 
 static __always_inline void tunnel_write_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
@@ -99,73 +90,9 @@ static __always_inline void tunnel_write_ipv6(struct ipv6hdr *ip, const struct p
 	*first = bpf_htonl(6 << 28 | (__u32)tunnel->tos << 20 | (flow->state & 0xfffff));
 	ip->payload_len = bpf_htons(tunnel_overhead(tunnel) - sizeof(*ip) + tunnel->inner);
 	ip->nexthdr = tunnel_protocol(pkt, tunnel);
-	ip->hop_limit = TUNNEL_TTL;
+	ip->hop_limit = OUR_TTL;
 	addr_to_ipv6(&ip->saddr, &flow->source);
 	addr_to_ipv6(&ip->daddr, &flow->destination);
-}
-
-/* The Ethernet header moves to the new beginning, with its tags, and what comes next is the outer header. */
-static __always_inline bool tunnel_write_eth(const struct xdp_md *ctx, const struct packet *pkt,
-					     const struct tunnel *tunnel, const __u8 *dst_mac,
-					     const __u8 *src_mac)
-{
-	__u32 overhead = tunnel_overhead(tunnel);
-	struct ethhdr *eth = packet_at(ctx, 0, sizeof(*eth));
-	__be16 *type = packet_at(ctx, pkt->l3 - sizeof(*type), sizeof(*type));
-	__u32 *old, *new;
-
-	if (!eth || !type)
-		return false;
-#pragma unroll
-	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
-		if (pkt->l3 < ETH_HLEN + 4 * (i + 1))
-			break;
-		new = packet_at(ctx, 2 * ETH_ALEN + 4 * i, 4);
-		old = packet_at(ctx, overhead + 2 * ETH_ALEN + 4 * i, 4);
-		if (!old || !new)
-			return false;
-		*new = *old;
-	}
-	mac_copy(eth->h_dest, dst_mac);
-	mac_copy(eth->h_source, src_mac);
-	*type = tunnel->is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-	return true;
-}
-
-/* A walk over octets that are to be summed up. */
-struct sum_walk {
-	struct xdp_md *ctx;
-	__u64 sum;
-	__u32 offset; /* from the frame's first octet */
-	__u32 left; /* octets */
-};
-
-#define SUM_STEP 32 /* octets */
-
-static long sum_step(__u32 i, struct sum_walk *walk)
-{
-	__u32 words[SUM_STEP / 4] = {};
-	__u32 octets = walk->left;
-
-	if (octets > SUM_STEP)
-		octets = SUM_STEP;
-	if (!octets || bpf_xdp_load_bytes(walk->ctx, walk->offset, words, octets))
-		return 1;
-#pragma unroll
-	for (int j = 0; j < SUM_STEP / 4; j++)
-		walk->sum += words[j];
-	walk->offset += octets;
-	walk->left -= octets;
-	return 0;
-}
-
-/* The sum of all octets of the inner packet, which is at `offset` now. */
-static __noinline __u64 tunnel_sum_inner(struct xdp_md *ctx, __u32 offset, __u32 octets)
-{
-	struct sum_walk walk = { .ctx = ctx, .offset = offset, .left = octets };
-
-	bpf_loop(0xffff / SUM_STEP + 1, sum_step, &walk, 0);
-	return walk.sum;
 }
 
 /* Does a checksum cover all of the packet behind its IP header? The packet is at `offset` now. */
@@ -230,8 +157,8 @@ static __noinline __u16 tunnel_udp_checksum(struct xdp_md *ctx, const struct pac
 	if (tunnel_is_summed(ctx, pkt, tunnel, moved))
 		sum += tunnel_sum_known(ctx, pkt, tunnel, moved);
 	else
-		sum += tunnel_sum_inner(ctx, pkt->l3 + moved, tunnel->inner);
-	check = ~fold((sum & 0xffffffff) + (sum >> 32));
+		sum += sum_octets(ctx, pkt->l3 + moved, tunnel->inner);
+	check = sum_finish(sum);
 	return check ?: 0xffff;
 }
 
@@ -261,7 +188,7 @@ static __always_inline bool tunnel_wrap(struct xdp_md *ctx, const struct packet 
 
 	if (bpf_xdp_adjust_head(ctx, -(int)tunnel_overhead(tunnel)))
 		return false;
-	if (!tunnel_write_eth(ctx, pkt, tunnel, dst_mac, src_mac))
+	if (!eth_move(ctx, pkt, tunnel_overhead(tunnel), tunnel->is_ipv6, dst_mac, src_mac))
 		return false;
 	if (tunnel->is_ipv6) {
 		ip6 = packet_at(ctx, pkt->l3, sizeof(*ip6));

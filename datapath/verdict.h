@@ -96,18 +96,16 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
 	(ETH_HLEN + 576) /* octets; what every host must take (RFC 791, section 3.1) */
 
 /*
- * With so many octets more, is the frame too big for the interface? The kernel drops such a redirected frame without a
- * word. Its own way back fits every frame that came. (A tag does not count as a part of it: some cards count so, all
- * send it.)
+ * The kernel drops a redirected frame that is too big for the interface without a word. Its own way back
+ * fits every frame that came. (A tag does not count as a part of it: some cards count so, all send it.)
  */
-static __always_inline bool is_too_big(struct xdp_md *ctx, const struct packet *pkt, __u32 ifindex,
-				       __u32 more)
+static __always_inline bool is_too_big(struct xdp_md *ctx, const struct packet *pkt, __u32 ifindex)
 {
 	__u32 mtu = 0;
 
-	if ((ifindex == ingress_ifindex(ctx) && !more) || frame_length(ctx) + more <= FITS_ANYWHERE)
+	if (ifindex == ingress_ifindex(ctx) || frame_length(ctx) <= FITS_ANYWHERE)
 		return false;
-	return bpf_check_mtu(ctx, ifindex, &mtu, (__s32)more + ETH_HLEN - (__s32)pkt->l3, 0) ==
+	return bpf_check_mtu(ctx, ifindex, &mtu, ETH_HLEN - (__s32)pkt->l3, 0) ==
 	       BPF_MTU_CHK_RET_FRAG_NEEDED;
 }
 
