@@ -580,4 +580,68 @@ struct {
 	__type(value, struct ring_request);
 } ring_request SEC(".maps");
 
+/*
+ * Of xdp_decap, the program for backends of modes ipip and gue, which takes packets out of their wrapping. Written by
+ * `lb.sh decap`.
+ */
+struct decap {
+	__u32 gue_port; /* host order */
+	__u32 sources; /* how many prefixes decap_sources has; 0: packets are taken from anybody */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct decap);
+} decap SEC(".maps");
+
+/* decap_addresses: the host's own addresses. What is wrapped for another host is none of its business. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct addr);
+	__type(value, __u32); /* always 1 */
+} decap_addresses SEC(".maps");
+
+/* decap_sources: the balancers from whom packets are taken. */
+struct prefix {
+	__u32 bits; /* of the 16 octets, 96 and more for IPv4 */
+	__u8 octets[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct prefix);
+	__type(value, __u32); /* always 1 */
+} decap_sources SEC(".maps");
+
+/* decap_counters: what became of wrapped packets. Any other goes to the host and is not counted. */
+enum decap_reason {
+	DECAP_DONE = 0, /* the inner packet was given to the host */
+	DECAP_FOREIGN, /* from none of the sources: dropped */
+	DECAP_MALFORMED, /* the inner packet is not whole, or none: dropped */
+	DECAP_NESTED, /* wrapped twice: dropped */
+	DECAP_CONGESTED, /* marked so on the way, and the sender would not understand it (RFC 6040): dropped */
+	DECAP_REASONS,
+};
+
+struct decap_counters {
+	struct traffic by_reason[DECAP_REASONS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct decap_counters);
+} decap_counters SEC(".maps");
+
 #endif

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * xdp_lb: the program on the interface, and the packet's way through it.
+ * xdp_lb: the program on the interface, and the packet's way through it. xdp_decap: the one for backends of the modes
+ * ipip and gue.
  *
  * The maps are in maps.h, each step of the way is in a header of datapath/ named after it, and the
  * programs that lb.sh runs by `bpftool prog run` are in control/.
  */
 #include "maps.h"
 #include "parsing_helpers.h"
+#include "datapath/decap.h"
 #include "datapath/direct.h"
 #include "datapath/dnat.h"
 #include "datapath/nat.h"
@@ -64,6 +66,12 @@ int xdp_lb(struct xdp_md *ctx)
 	if (service->mode == MODE_DNAT)
 		return dnat_forward(ctx, &pkt, service, conf, backend);
 	return direct_forward(ctx, &pkt, service, conf, backend);
+}
+
+SEC("xdp")
+int xdp_decap(struct xdp_md *ctx)
+{
+	return decap_packet(ctx);
 }
 
 char _license[] SEC("license") = "GPL";
