@@ -24,8 +24,8 @@ links_parse() {
 	done
 }
 
-# Those of them with our program, as ATTACHED: name -> mode. PROGRAMS says which are ours.
-declare -A ATTACHED
+# Those of them with our program, name -> mode: ATTACHED, the balancer's, and DECAPS. PROGRAMS says which are ours.
+declare -A ATTACHED DECAPS
 devices_attached() {
 	links_read
 	devices_ours
@@ -33,9 +33,12 @@ devices_attached() {
 
 devices_ours() {
 	local name
-	ATTACHED=()
+	ATTACHED=() DECAPS=()
 	for name in "${!LINK_PROGRAM[@]}"; do
-		[[ -z ${PROGRAMS[${LINK_PROGRAM[$name]}]:-} ]] || ATTACHED[$name]=${LINK_MODE[$name]}
+		case ${PROGRAMS[${LINK_PROGRAM[$name]}]:-} in
+		xdp_lb) ATTACHED[$name]=${LINK_MODE[$name]} ;;
+		xdp_decap) DECAPS[$name]=${LINK_MODE[$name]} ;;
+		esac
 	done
 }
 
@@ -58,14 +61,15 @@ program_name() {
 	bpftool -j prog show id "$1" | jq -r '"\(.name // "without name") (id \(.id))"'
 }
 
-# device_attach NAME xdp|xdpgeneric. One that is attached already keeps its program, and its mode.
+# device_attach NAME xdp|xdpgeneric PROGRAM. One that is attached already keeps its program, and its mode.
 device_attach() {
 	devices_attached
-	if [[ -n ${ATTACHED[$1]:-} ]]; then
-		say "$1: attached already"
-		return
-	fi
-	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program xdp_lb ||
+	case ${PROGRAMS[${LINK_PROGRAM[$1]:-none}]:-} in
+	"$3") say "$1: attached already" && return ;;
+	xdp_decap) die "'$1' unwraps packets for this host, and an interface has one program: $PROGRAM decap $1 off" ;;
+	xdp_lb) die "'$1' has the balancer, and an interface has one program: $PROGRAM down $1" ;;
+	esac
+	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program "$3" ||
 		die "the program cannot be attached to '$1'; what the kernel said is above"
 	UP_ATTACHED+=("$1")
 	state_read # who has our program now
@@ -74,8 +78,10 @@ device_attach() {
 
 # Without the mode ip would ask for the native program, and leave a generic one where it is.
 device_detach() {
+	local mode
 	devices_attached
-	[[ -z ${ATTACHED[$1]:-} ]] || run ip link set dev "$1" "xdp${ATTACHED[$1]}" off
+	mode=${ATTACHED[$1]:-${DECAPS[$1]:-}}
+	[[ -z $mode ]] || run ip link set dev "$1" "xdp$mode" off
 }
 
 verb_up() {
@@ -89,23 +95,27 @@ verb_up() {
 	lock_all
 	state_read
 	for word in "${devices[@]}"; do device_require "$word"; done
+	up_begin
+	forwarding_on
+	for word in "${devices[@]}"; do device_attach "$word" "$mode" xdp_lb; done
+	service_make_ping "${devices[@]}"
+	clock_calibrate
+	trap - EXIT
+}
+
+# The instance, if it is not there. Until `trap - EXIT` a failure leaves what was there before.
+up_begin() {
 	if instance_exists && ! instance_is_orphan; then
 		instance_require_netns
 		UP_FRESH=''
 	else
 		UP_FRESH=1
 	fi
-
 	UP_ATTACHED=()
 	trap up_undo EXIT
 	instance_create
-	for word in "${devices[@]}"; do device_attach "$word" "$mode"; done
-	service_make_ping "${devices[@]}"
-	clock_calibrate
-	trap - EXIT
 }
 
-# A failed `up` leaves what was there before it.
 up_undo() {
 	local device
 	set +e
@@ -137,7 +147,7 @@ verb_down() {
 instance_destroy() {
 	local device
 	devices_attached
-	for device in "${!ATTACHED[@]}"; do device_detach "$device"; done
+	for device in "${!ATTACHED[@]}" "${!DECAPS[@]}"; do device_detach "$device"; done
 	state_read
 	address_remove_all
 	neighbour_release_all

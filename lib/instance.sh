@@ -92,7 +92,6 @@ instance_create() {
 	layout_require
 	((STATE_NETNS)) || settings_init
 	control_run clock_start "the clock cannot be read"
-	forwarding_on
 }
 
 # bpftool pins maps by name only in the root of /sys/fs/bpf. So it gets a mount namespace where that

@@ -9,7 +9,7 @@ function tell(kind, name, text,    words) {
 	else if (kind == "whole")
 		print "STATE_WHOLE=1"
 	else if (kind == "program")
-		put("PROGRAMS", name, 1)
+		put("PROGRAMS", name, text)
 	else if (kind == "limit")
 		put("LIMIT", name, text)
 	else if (kind == "settings") {

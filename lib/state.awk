@@ -17,6 +17,8 @@ function protocol_name(number) {
 		map = $4
 		if (map == "services")
 			services = thing
+		else if (map == "decap_addresses")
+			decap = thing
 	} else if ($2 == "xdp")
 		program = thing
 	next
@@ -29,8 +31,11 @@ map != "" && match($0, /max_entries [0-9]+/) {
 
 # The XDP programs that use our maps.
 program != "" && match($0, /map_ids [0-9,]+/) {
-	if (index("," substr($0, RSTART + 8, RLENGTH - 8) ",", "," services ","))
-		tell("program", program, 1)
+	ids = "," substr($0, RSTART + 8, RLENGTH - 8) ","
+	if (index(ids, "," services ","))
+		tell("program", program, "xdp_lb")
+	else if (index(ids, "," decap ","))
+		tell("program", program, "xdp_decap")
 	next
 }
 

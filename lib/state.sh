@@ -3,7 +3,8 @@
 # for each would take most of its time.
 
 # Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
-# settings.lo_forwarding. STATE_WHOLE: all was read. PROGRAMS, the ids of the XDP programs that use its maps, wherever they are attached.
+# settings.lo_forwarding. STATE_WHOLE: all was read. PROGRAMS, by id: the names of the XDP programs that use its maps,
+# wherever they are attached.
 # LIMIT, of maps the number of entries that they can have.
 # Of services, by name: id, VIP and so on, and SERVICES, their names in the order of their ids.
 # Of backends, by endpoint (10.0.0.2, or 10.0.0.2:8080): id, address, port, our address towards it, up or down,
@@ -31,7 +32,7 @@ state_tell() {
 	for name in "${STATE_MAPS[@]}"; do
 		[[ ! -e $MAPS/$name ]] || batch+="map show pinned $MAPS/$name"$'\n'"map dump pinned $MAPS/$name"$'\n'
 	done
-	[[ ! -e $MAPS/targets ]] || batch+="map show pinned $MAPS/rings"$'\n'"map show pinned $MAPS/targets"$'\n'"prog show"
+	[[ ! -e $MAPS/targets ]] || batch+="map show pinned $MAPS/decap_addresses"$'\n'"map show pinned $MAPS/rings"$'\n'"map show pinned $MAPS/targets"$'\n'"prog show"
 	exec awk "${scripts[@]}" < <(exec bpftool batch file - <<<"$batch" 2>/dev/null)
 }
 

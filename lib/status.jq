@@ -34,6 +34,8 @@ def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
 
 . as $status
 | "instance \(.instance) on " + (if .devices == [] then "no device" else .devices | map("\(.name) (\(.mode))") | join(", ") end),
+  (if .decap == null then empty else "  decap on " + (.decap.devices | map("\(.name) (\(.mode))") | join(", ")) + ": "
+     + (.decap.traffic | to_entries | map(select(.value.packets > 0 or .key == "unwrapped") | "\(.key) \(.value.packets)") | join(", ")) end),
   (if .snat == [] then empty else "  snat: " + (.snat | map(.address) | join(", ")) end),
   (.unassigned | with_entries(select(.value.packets > 0)) | if . == {} then empty
    else "  packets to our addresses, of no known flow: " + (to_entries | map("\(.key) \(.value.packets)") | join(", ")) end),

@@ -14,18 +14,19 @@ status_json() {
 	netns_name
 	flows_count
 	jq -n -c --arg instance "$INSTANCE" --arg netns "$REPLY" --slurpfile state <(state_json) \
-		--slurpfile reasons <(reasons_json) --slurpfile devices <(devices_json) \
+		--slurpfile reasons <(reasons_json) --slurpfile devices <(devices_json ATTACHED) \
 		--slurpfile counters <(map_lookup_all counters 0 "${SERVICE_ID[@]}") \
 		--slurpfile backend_counters <(map_lookup_all backend_counters "${BACKEND_ID[@]}") \
-		--slurpfile ring_states <(map_lookup_all ring_states "${SERVICE_ID[@]}") \
+		--slurpfile decap <(decap_json) --slurpfile ring_states <(map_lookup_all ring_states "${SERVICE_ID[@]}") \
 		--slurpfile neighbours <(ip -j neigh show) --slurpfile links <(ip -j link show) \
 		-f "$HERE/lib/status_json.jq"
 }
 
-devices_json() {
+devices_json() { # ATTACHED or DECAPS
+	local -n devices=$1
 	local name mode
-	for name in "${!ATTACHED[@]}"; do
-		mode=${ATTACHED[$name]/drv/native}
+	for name in "${!devices[@]}"; do
+		mode=${devices[$name]/drv/native}
 		echo "{\"name\": \"$name\", \"mode\": \"$mode\"}"
 	done | sort
 }

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# On backends of the modes ipip and gue: the program that unwraps what a balancer has wrapped.
+
+# verb decap: DEV [from PREFIX...] [gue-port PORT] [generic], or DEV off.
+verb_decap() {
+	local device=${1:-}
+	[[ -n $device ]] || misuse "decap needs a device: $PROGRAM decap eth0"
+	shift
+	if [[ ${1:-} == off ]]; then
+		(($# == 1)) || misuse "'$2' is too much: decap $device off is all"
+		decap_off "$device"
+		return
+	fi
+	parse_decap_words "$@"
+	require_kernel "$(uname -r)"
+	lock_all
+	state_read
+	device_require "$device"
+	up_begin
+	decap_configure
+	device_attach "$device" "$MODE" xdp_decap
+	trap - EXIT
+	[[ ${#SOURCES[@]} -gt 0 ]] ||
+		warn "packets are unwrapped whoever sends them, so anybody can send as anybody; to name the balancers: $PROGRAM decap $device from 10.0.0.10"
+}
+
+# Sets SOURCES, the keys of decap_sources in hex, GUE_PORT and MODE.
+parse_decap_words() {
+	SOURCES=() GUE_PORT=6080 MODE=xdp
+	while (($#)); do
+		case $1 in
+		from)
+			(($# >= 2)) || misuse "from needs the balancers' addresses after it: from 10.0.0.10, or from 10.0.0.0/24"
+			while (($# >= 2)) && [[ $2 == *[.:]* ]]; do
+				prefix_key "$2"
+				SOURCES+=("$PREFIX_KEY")
+				shift
+			done
+			;;
+		gue-port)
+			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] || misuse "'${2:-}' is not a port: a number from 1 to 65535 is"
+			GUE_PORT=$2
+			shift
+			;;
+		generic) MODE=xdpgeneric ;;
+		*) misuse "'$1' is not understood here: from, gue-port, generic or off would be" ;;
+		esac
+		shift
+	done
+}
+
+# Sets PREFIX_KEY from a prefix or an address, a struct prefix in hex with blanks between. What is behind the prefix is
+# zero, so that each has one form.
+prefix_key() {
+	local address=${1%%/*} bits i mask
+	local -a octets
+	parse_address "$address" "$1"
+	bits=$((FAMILY == 4 ? 32 : 128))
+	if [[ $1 == */* ]]; then
+		[[ ${1#*/} =~ ^(0|[1-9][0-9]{0,2})$ && ${1#*/} -le $bits ]] ||
+			misuse "'$1' is not a prefix: its length is a number from 0 to $bits"
+		bits=${1#*/}
+	fi
+	((FAMILY == 6)) || bits=$((bits + 96))
+	address_octets "$ADDRESS"
+	# shellcheck disable=SC2206 # words
+	octets=($OCTETS)
+	for ((i = 0; i < 16; i++)); do
+		mask=$((bits >= 8 * (i + 1) ? 255 : bits <= 8 * i ? 0 : 255 << 8 * (i + 1) - bits & 255))
+		printf -v 'octets[i]' %02x $((16#${octets[i]} & mask))
+	done
+	little_endian "$bits" 4
+	PREFIX_KEY="$OCTETS${octets[*]}"
+}
+
+# The host's own addresses, and the balancers that packets are taken from.
+decap_configure() {
+	local address
+	local -a own=()
+	for address in $(ip -j addr show | jq -r '.[].addr_info[]? | select(.scope == "global") | .local'); do
+		address_octets "$address"
+		own+=("$OCTETS")
+	done
+	decap_sync decap_addresses "${own[@]}"
+	if ((${#SOURCES[@]} == 0)); then map_update decap 0 : decap gue_port="$GUE_PORT"; fi
+	decap_sync decap_sources "${SOURCES[@]}"
+	map_update decap 0 : decap gue_port="$GUE_PORT" sources="${#SOURCES[@]}"
+	maps_flush
+}
+
+# decap_sync MAP KEY...: these become the only ones that it has.
+decap_sync() {
+	local map=$1 key
+	local -A wanted=()
+	shift
+	encode 1
+	for key; do
+		key="${key% } "
+		[[ -n ${wanted[$key]:-} ]] || KEY=$key map_write "$map"
+		wanted[$key]=1
+	done
+	maps_flush
+	while read -r key; do
+		[[ -n ${wanted["$key "]:-} ]] || BATCH+=("map delete pinned $MAPS/$map key hex $key")
+	done < <(bpftool -j map dump pinned "$MAPS/$map" | jq -r '.[].key | map(ltrimstr("0x")) | join(" ")')
+}
+
+decap_off() {
+	lock_all
+	instance_require
+	devices_attached
+	[[ -n ${DECAPS[$1]:-} ]] || die "'$1' has no decap; there are: ${!DECAPS[*]}"
+	if ((${#DECAPS[@]} == 1 && ${#ATTACHED[@]} == 0 && ${#SERVICES[@]} == 0)); then
+		instance_destroy
+	else
+		device_detach "$1"
+	fi
+}
+
+# For the status: what became of wrapped packets; null while there is no decap.
+decap_json() {
+	if ((${#DECAPS[@]} == 0)); then
+		echo null
+		return
+	fi
+	bpftool -j map lookup pinned "$MAPS/decap_counters" key 0 0 0 0 | jq -c --argjson devices "$(devices_json DECAPS | jq -sc .)" '{ devices: $devices, traffic: (.formatted.values
+		| [range(.[0].value.by_reason | length) as $i | map(.value.by_reason[$i]) | { packets: map(.packets) | add, bytes: map(.bytes) | add }]
+		| { unwrapped: .[0], foreign: .[1], malformed: .[2], nested: .[3], congested: .[4] }) }'
+}
