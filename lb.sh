@@ -20,7 +20,7 @@ HERE=${HERE%/*}
 OBJECT=$HERE/xdp_lb.o
 
 for part in common namespace instance layout map state address device neighbour host ring service return \
-	quic backend snat timeout decap status log help; do
+	quic backend backend_help snat timeout decap status log help; do
 	# shellcheck source=/dev/null
 	source "$HERE/lib/$part.sh"
 done

@@ -82,6 +82,9 @@ struct service {
 	__u8 quic_length; /* octets of a server id in QUIC connection IDs; 0: they name none */
 	__u8 quic_offset; /* where in the connection ID it begins */
 	__u16 gue_port; /* of backends, host order */
+	struct addr
+		spread; /* outer source addresses: this one, with the bits of spread_mask from the flow's hash */
+	struct addr spread_mask; /* all zero: our own address towards the backend */
 	char name[NAME_SIZE];
 };
 

@@ -29,10 +29,7 @@ static __always_inline int direct_refuse(struct xdp_md *ctx, const struct packet
 					 const struct settings *conf, const struct flow *flow,
 					 const struct tunnel *tunnel, __u32 limit)
 {
-	int action = finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
-
-	if (tunnel->may_fragment)
-		return action;
+	finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
 	if (pkt->is_ipv6 && limit < LEAST_MTU_IPV6)
 		limit = LEAST_MTU_IPV6; /* less need nobody heed */
 	return too_big_answer(ctx, pkt, conf, tunnel->inner, limit);
@@ -66,12 +63,26 @@ static __always_inline int direct_send(struct xdp_md *ctx, const struct packet *
 	return action;
 }
 
+/* A source address of the flow's own, so that receivers who look at addresses alone spread flows over their queues. */
+static __always_inline void direct_spread(struct addr *source, const struct service *service,
+					  __u64 hash)
+{
+	const __u64 *from = (const __u64 *)&service->spread,
+		    *mask = (const __u64 *)&service->spread_mask;
+	__u64 *word = (__u64 *)source;
+
+	word[0] = from[0] | (hash_mix(hash, 0) & mask[0]);
+	word[1] = from[1] | (hash_mix(hash, 1) & mask[1]);
+}
+
 /* How the service's packets get to the backend. */
 static __always_inline void direct_init_flow(struct flow *flow, const struct packet *pkt,
 					     const struct service *service,
 					     const struct settings *conf,
 					     const struct target *target)
 {
+	__u64 hash;
+
 	flow->service = service->id;
 	flow->source = target->source;
 	flow->destination = target->address;
@@ -88,8 +99,12 @@ static __always_inline void direct_init_flow(struct flow *flow, const struct pac
 		flow->direction = FLOW_IPIP;
 		break;
 	}
-	flow->state = flow_hash(&pkt->tuple, conf) >> 32;
+	hash = flow_hash(&pkt->tuple, conf);
+	flow->state = hash >> 32;
 	flow->source_port = bpf_htons(GUE_SOURCE_PORTS | flow->state);
+	if (!addr_is_zero(&service->spread_mask) &&
+	    addr_is_ipv4(&service->spread) == addr_is_ipv4(&flow->destination))
+		direct_spread(&flow->source, service, hash);
 }
 
 /* A client's packet for the service, which goes to the backend of that id. */

@@ -116,3 +116,28 @@ endpoint() {
 	*) ENDPOINT=$1:$2 ;;
 	esac
 }
+
+# Sets PREFIX, in canonical form, from a prefix or an address, FAMILY, PREFIX_BITS (of 128), and PREFIX_OCTETS and
+# PREFIX_MASK, the first address and the bits behind the prefix, in hex with blanks between.
+prefix_parse() {
+	local address=${1%%/*} length most i mask
+	local -a octets masks
+	address_octets "$address" || misuse "'$1' is not a prefix: 10.0.0.0/24 would be, or 2001:db8::/64"
+	FAMILY=4
+	[[ $address != *:* ]] || FAMILY=6
+	most=$((FAMILY == 4 ? 32 : 128)) length=$most
+	if [[ $1 == */* ]]; then
+		length=${1#*/}
+		[[ $length =~ ^(0|[1-9][0-9]{0,2})$ && $length -le $most ]] || misuse "'$1' is not a prefix: its length is a number from 0 to $most"
+	fi
+	PREFIX_BITS=$((length + 128 - most))
+	# shellcheck disable=SC2206 # words
+	octets=($OCTETS)
+	for ((i = 0; i < 16; i++)); do
+		mask=$((PREFIX_BITS >= 8 * (i + 1) ? 0 : PREFIX_BITS <= 8 * i ? 255 : 255 >> PREFIX_BITS - 8 * i))
+		printf -v 'octets[i]' %02x $((16#${octets[i]} & ~mask))
+		printf -v 'masks[i]' %02x "$mask"
+	done
+	PREFIX_OCTETS=${octets[*]} PREFIX_MASK=${masks[*]}
+	PREFIX=$(octets_address "$PREFIX_OCTETS")/$length
+}

@@ -4,6 +4,11 @@
 
 verb_backend() {
 	local what=add
+	if [[ ${1:-} == help ]]; then
+		(($# == 2)) || misuse "backend help needs a service, and no more: $PROGRAM backend help web"
+		backend_help "$2"
+		return
+	fi
 	[[ ${1:-} != @(drain|del|down|up) ]] || { what=$1 && shift; }
 	if (($# == 0)); then
 		[[ $what != add ]] || misuse "backend needs an address: $PROGRAM backend 10.0.0.2"
@@ -21,16 +26,16 @@ verb_backend() {
 	"backend_$what"
 }
 
-# Sets SERVICE, WEIGHT and QUIC_ID from the words of `[service NAME] [weight N] [quic-id HEX]`, which follow what
-# to do.
+# Sets SERVICE, WEIGHT, QUIC_ID and MTU (empty: as it is) from the words of `[service NAME] [weight N] [quic-id HEX]
+# [mtu N]`, which follow what to do.
 parse_backend_words() {
 	local what=$1 possible='service NAME'
 	shift
-	[[ $what != add ]] || possible+=', weight N or quic-id HEX'
-	SERVICE='' WEIGHT=1 QUIC_ID=''
+	[[ $what != add ]] || possible+=', weight N, quic-id HEX or mtu N'
+	SERVICE='' WEIGHT=1 QUIC_ID='' MTU=''
 	while (($#)); do
 		case $what,$1 in
-		add,service | drain,service | del,service | add,weight | add,quic-id) (($# >= 2)) || misuse "'$1' needs a word after it: $possible" ;;
+		add,service | drain,service | del,service | add,weight | add,quic-id | add,mtu) (($# >= 2)) || misuse "'$1' needs a word after it: $possible" ;;
 		down,* | up,*) misuse "backend $what takes no more than an address, and '$1' is more: it is about all services" ;;
 		*) misuse "'$1' is not understood here: $possible would be" ;;
 		esac
@@ -44,6 +49,11 @@ parse_backend_words() {
 		quic-id)
 			[[ $2 =~ ^([0-9a-fA-F]{2}){1,15}$ ]] || misuse "'$2' is not a server id: octets in hex are, like 0a1b2c3d"
 			QUIC_ID=${2,,}
+			;;
+		mtu)
+			[[ $2 == auto || ($2 =~ ^[1-9][0-9]{2,4}$ && $2 -ge 576 && $2 -le 65535) ]] ||
+				misuse "'$2' is not an MTU: a number from 576 on is, or auto for the interface's"
+			MTU=${2/auto/0}
 			;;
 		esac
 		shift 2
@@ -119,6 +129,7 @@ backend_add() {
 	local name is_new=''
 	route_to "$ADDRESS"
 	[[ -n ${BACKEND_ID[$BACKEND]:-} ]] || { is_new=1 && backend_new; }
+	[[ -z $MTU ]] || BACKEND_MTU[$BACKEND]=$MTU
 	backend_enter "$BACKEND" $is_new
 	for name in "${MEANT[@]}"; do
 		return_enter "$name" "$BACKEND"
@@ -177,7 +188,7 @@ backend_enter() {
 	backend_key "$1"
 	map_update backends "${BACKEND_KEY[@]}" : backend id="${BACKEND_ID[$1]}" neighbour_ifindex="$ifindex" \
 		neighbour="$ROUTE_NEXTHOP" managed="$managed" source="$ROUTE_SOURCE" \
-		state="BACKEND_${BACKEND_STATE[$1]^^}"
+		state="BACKEND_${BACKEND_STATE[$1]^^}" mtu="${BACKEND_MTU[$1]}"
 	target_update "$@"
 	((managed == 0)) || neighbour_manage "$ROUTE_NEXTHOP" "$ROUTE_DEVICE" # while we go on
 }
@@ -185,7 +196,7 @@ backend_enter() {
 # target_update BACKEND [IS_NEW]: writes its target, all of it, if anything that we say of it differs: the rest,
 # above all the next hop, is the datapath's.
 target_update() {
-	local -a target=("${BACKEND_ID[$1]}" : target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}")
+	local -a target=("${BACKEND_ID[$1]}" : target address="${BACKEND_ADDRESS[$1]}" port="${BACKEND_PORT[$1]}" source="${BACKEND_SOURCE[$1]}" mtu="${BACKEND_MTU[$1]}")
 	[[ ${BACKEND_STATE[$1]} == up ]] || target+=(state=TARGET_DOWN)
 	if [[ -n ${2:-} ]] || ! map_is targets "${target[@]}"; then map_update targets "${target[@]}"; fi
 }

@@ -32,8 +32,9 @@ parse_decap_words() {
 		from)
 			(($# >= 2)) || misuse "from needs the balancers' addresses after it: from 10.0.0.10, or from 10.0.0.0/24"
 			while (($# >= 2)) && [[ $2 == *[.:]* ]]; do
-				prefix_key "$2"
-				SOURCES+=("$PREFIX_KEY")
+				prefix_parse "$2"
+				little_endian "$PREFIX_BITS" 4
+				SOURCES+=("$OCTETS$PREFIX_OCTETS")
 				shift
 			done
 			;;
@@ -47,30 +48,6 @@ parse_decap_words() {
 		esac
 		shift
 	done
-}
-
-# Sets PREFIX_KEY from a prefix or an address, a struct prefix in hex with blanks between. What is behind the prefix is
-# zero, so that each has one form.
-prefix_key() {
-	local address=${1%%/*} bits i mask
-	local -a octets
-	parse_address "$address" "$1"
-	bits=$((FAMILY == 4 ? 32 : 128))
-	if [[ $1 == */* ]]; then
-		[[ ${1#*/} =~ ^(0|[1-9][0-9]{0,2})$ && ${1#*/} -le $bits ]] ||
-			misuse "'$1' is not a prefix: its length is a number from 0 to $bits"
-		bits=${1#*/}
-	fi
-	((FAMILY == 6)) || bits=$((bits + 96))
-	address_octets "$ADDRESS"
-	# shellcheck disable=SC2206 # words
-	octets=($OCTETS)
-	for ((i = 0; i < 16; i++)); do
-		mask=$((bits >= 8 * (i + 1) ? 255 : bits <= 8 * i ? 0 : 255 << 8 * (i + 1) - bits & 255))
-		printf -v 'octets[i]' %02x $((16#${octets[i]} & mask))
-	done
-	little_endian "$bits" 4
-	PREFIX_KEY="$OCTETS${octets[*]}"
 }
 
 # The host's own addresses, and the balancers that packets are taken from.

@@ -48,7 +48,7 @@ verb_service() {
 # with), NOADDRESS and DEVICE.
 parse_service_words() {
 	local length='' offset=''
-	MODE='' HASH='' TRACK='' RING='' GUE_PORT='' NOADDRESS='' DEVICE=''
+	MODE='' HASH='' TRACK='' RING='' GUE_PORT='' SPREAD='' NOADDRESS='' DEVICE=''
 	while (($#)); do
 		case $1,${2:-} in
 		noaddress,*) NOADDRESS=1 && shift && continue ;;
@@ -58,6 +58,7 @@ parse_service_words() {
 			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] || misuse "'${2:-}' is not a port: a number from 1 to 65535 is"
 			GUE_PORT=$2
 			;;
+		spread,*) prefix_parse "${2:-}" && SPREAD=$PREFIX ;;
 		hash,@(5tuple|source)) HASH=$2 ;;
 		hash,*) misuse "'${2:-}' is no hash: 5tuple and source are" ;;
 		track,@(auto|always|never)) TRACK=$2 ;;
@@ -68,10 +69,11 @@ parse_service_words() {
 		quic-offset,@([0-9]|1[0-9])) offset=$2 ;;
 		quic-offset,*) misuse "'${2:-}' is no place in a connection ID: 0 to 19 are" ;;
 		dev,*) DEVICE=${2:-} && device_exists "$DEVICE" ;;
-		*) misuse "'$1' is not understood after the address: mode, hash, track, ring, quic, gue-port, noaddress or dev would be" ;;
+		*) misuse "'$1' is not understood after the address: mode, hash, track, ring, quic, gue-port, spread, noaddress or dev would be" ;;
 		esac
 		shift 2
 	done
+	[[ -z $SPREAD || $MODE == @(ipip|gue) ]] || misuse "spread is for the modes ipip and gue: mode ipip spread $SPREAD"
 	[[ -z $GUE_PORT || $MODE == gue ]] || misuse "gue-port $GUE_PORT is for mode gue: mode gue gue-port $GUE_PORT"
 	QUIC=''
 	[[ -z $offset || -n $length ]] || misuse "quic-offset says where the server id begins; how long it is comes first: quic 4 quic-offset $offset"
@@ -101,9 +103,10 @@ service_make() {
 	SERVICE_VIP_IFINDEX[$name]=$PLAN_IFINDEX SERVICE_TRACK[$name]=${TRACK:-${SERVICE_TRACK[$name]}}
 	addresses_sync
 	service_key "$name"
+	prefix_parse "${SERVICE_SPREAD[$name]/#-/::/128}"
 	map_update services "${SERVICE_KEY[@]}" : service id="${SERVICE_ID[$name]}" \
 		ring_size="${SERVICE_RING_SIZE[$name]}" mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" \
-		gue_port="${SERVICE_GUE_PORT[$name]}" quic_length="${SERVICE_QUIC[$name]%,*}" quic_offset="${SERVICE_QUIC[$name]#*,}" \
+		gue_port="${SERVICE_GUE_PORT[$name]}" spread="$PREFIX_OCTETS" spread_mask="$PREFIX_MASK" quic_length="${SERVICE_QUIC[$name]%,*}" quic_offset="${SERVICE_QUIC[$name]#*,}" \
 		vip_ifindex="$PLAN_IFINDEX" track="TRACK_${SERVICE_TRACK[$name]^^}" \
 		hash="HASH_${SERVICE_HASH[$name]^^}" name="$name"
 	if [[ -n $TRACK ]]; then # its slots may move now, or must not any more
@@ -139,6 +142,7 @@ service_require_free() {
 		service_require_same "$1" "with a ring of" "${SERVICE_RING_SIZE[$1]}" "$RING"
 		service_require_same "$1" "with quic (length, offset)" "${SERVICE_QUIC[$1]/#0,0/none}" "$QUIC"
 		service_require_same "$1" "with gue-port" "${SERVICE_GUE_PORT[$1]}" "$GUE_PORT"
+		service_require_same "$1" "with spread" "${SERVICE_SPREAD[$1]/#-/none}" "$SPREAD"
 		return
 	fi
 	for other in "${SERVICES[@]}"; do
@@ -161,7 +165,7 @@ service_new() {
 	[[ $MODE != gue ]] || gue_port=${GUE_PORT:-6080}
 	SERVICES+=("$1")
 	state_set_service "$1" "$FREE_ID" "$2" "$ADDRESS" "$PORT" "$FAMILY" "${MODE:-nat}" \
-		"${RING:-${LAYOUT[RING_SIZE]}}" 0 "${TRACK:-auto}" "${HASH:-5tuple}" "${QUIC:-0,0}" "$gue_port"
+		"${RING:-${LAYOUT[RING_SIZE]}}" 0 "${TRACK:-auto}" "${HASH:-5tuple}" "${QUIC:-0,0}" "$gue_port" "${SPREAD:--}"
 }
 
 # The service itself goes last, so that a second try finds it again. By then its ring may be gone, which has no

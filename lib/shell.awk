@@ -48,6 +48,7 @@ function put_service(name, words) {
 	put("SERVICE_HASH", name, words[10])
 	put("SERVICE_QUIC", name, words[11])
 	put("SERVICE_GUE_PORT", name, words[13])
+	put("SERVICE_SPREAD", name, words[14])
 }
 
 function put_backend(name, words) {
@@ -58,6 +59,7 @@ function put_backend(name, words) {
 	put("BACKEND_SOURCE", name, words[4] == "-" ? "" : words[4])
 	put("BACKEND_STATE", name, words[5])
 	put("BACKEND_MANAGED", name, words[8] == 1 ? words[6] "," words[7] : "")
+	put("BACKEND_MTU", name, words[9])
 }
 
 function put(array, key, value) {

@@ -102,7 +102,7 @@ function hex_text(octets,    o, i, text) {
 		tell("address", address_text(value["key.octets"]), 1)
 }
 
-# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT
+# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD
 function tell_service(    name, vip) {
 	name = value["value.name"]
 	gsub(/[^A-Za-z0-9_:.-]/, "?", name)
@@ -111,13 +111,24 @@ function tell_service(    name, vip) {
 		(vip ~ /:/ ? 6 : 4) " " word(value["value.mode"], "MODE_") " " value["value.ring_size"] " " \
 		value["value.vip_ifindex"] " " word(value["value.track"], "TRACK_") " " word(value["value.hash"], "HASH_") " " \
 		value["value.quic_length"] "," value["value.quic_offset"] " " (value["value.flags"] == "SERVICE_NO_ADDRESS") " " \
-		value["value.gue_port"])
+		value["value.gue_port"] " " prefix_text(value["value.spread"], value["value.spread_mask"]))
 }
 
-# ENDPOINT: ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED
+# A prefix from its first address and a mask of the bits behind it; "-" for none.
+function prefix_text(octets, mask,    o, i, bits, byte) {
+	if (mask ~ /^[0,]*$/)
+		return "-"
+	bits = 128
+	for (i = split(mask, o, ","); i > 0; i--)
+		for (byte = o[i]; byte > 0; byte = int(byte / 2))
+			bits--
+	return address_text(octets) "/" (octets ~ /^0,0,0,0,0,0,0,0,0,0,255,255,/ ? bits - 96 : bits)
+}
+
+# ENDPOINT: ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED MTU
 function tell_backend(    address) {
 	address = address_text(value["key.address"])
 	tell("backend", endpoint_text(address, value["key.port"]), value["value.id"] " " address " " value["key.port"] " " \
 		address_or_dash(value["value.source"]) " " word(value["value.state"], "BACKEND_") " " \
-		value["value.neighbour_ifindex"] " " address_or_dash(value["value.neighbour"]) " " value["value.managed"])
+		value["value.neighbour_ifindex"] " " address_or_dash(value["value.neighbour"]) " " value["value.managed"] " " value["value.mtu"])
 }

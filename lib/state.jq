@@ -7,10 +7,11 @@ def text_or_null: if . == "-" then null else . end;
 def service: { name: .[0], id: .[1] | number, protocol: .[2], vip: .[3], port: .[4] | number, family: .[5] | number,
 	mode: .[6], ring_size: .[7] | number, vip_ifindex: .[8] | number, track: .[9], hash: .[10],
 	quic: (.[11] | split(",") | map(number) | if .[0] == 0 then null else { length: .[0], offset: .[1] } end),
-	noaddress: (.[12] == "1"), gue_port: (.[13] | number | if . == 0 then null else . end) };
+	noaddress: (.[12] == "1"), gue_port: (.[13] | number | if . == 0 then null else . end),
+	spread: (.[14] | text_or_null) };
 
 def backend: { backend: .[0], id: .[1] | number, address: .[2], port: .[3] | number, source: .[4] | text_or_null, state: .[5],
-	neighbour_ifindex: .[6] | number, neighbour: .[7] | text_or_null };
+	neighbour_ifindex: .[6] | number, neighbour: .[7] | text_or_null, mtu: (.[9] | number | if . == 0 then null else . end) };
 
 def member: { service: .[0] | split(",")[0] | number, backend: .[0] | split(",")[1] | number, weight: .[1] | number, state: .[2],
 	slots: .[3] | number, flows: .[4] | number };

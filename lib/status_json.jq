@@ -56,6 +56,6 @@ def members($service): $state.members[] | select(.service == $service) | . as $m
   services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
 	address_added: (.vip_ifindex > 0), ring: ring(.id), traffic: service_traffic(.id),
 	quic_unknown: ($counters | of($service.id) | map(.quic_unknown) | total), backends: [members(.id)] })),
-  backends: ($state.backends | map({ id, backend, address, port, state, nexthop: nexthop } + backend_traffic(.id))),
+  backends: ($state.backends | map({ id, backend, address, port, state, mtu, nexthop: nexthop } + backend_traffic(.id))),
   decap: $decap[0], snat: ($state.snat | map({ address, address_added: (.ifindex > 0) })),
   unassigned: service_traffic(0) }

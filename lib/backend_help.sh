@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# What a backend needs, as commands to be run on it.
+
+# verb backend help: SERVICE
+backend_help() {
+	local name=$1 vip bits=32
+	instance_require
+	service_require "$name"
+	vip=${SERVICE_VIP[$name]}
+	((SERVICE_FAMILY[$name] == 4)) || bits=128
+	service_text "$name"
+	echo "# On each backend of service '$name', $SERVICE_TEXT in mode ${SERVICE_MODE[$name]}:"
+	case ${SERVICE_MODE[$name]} in
+	nat) echo "# nothing: the balancer is the client, and answers it gets as any other" && return ;;
+	dnat)
+		help_sources "$name"
+		echo "# the way back to clients leads through the balancer: to all, or to their networks instead of default"
+		echo "ip route replace default via ${HELP_SOURCES[0]:-$vip}"
+		return
+		;;
+	esac
+	echo "# the service's address, which nobody else is to learn from it"
+	((bits == 128)) || echo "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
+	echo "ip address replace $vip/$bits dev lo"
+	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) ]] || help_unwrap "$name"
+}
+
+# Sets HELP_SOURCES: who a service's backends get packets from.
+help_sources() {
+	local backend
+	local -A sources=()
+	for backend in "${BACKENDS[@]}"; do
+		! is_member "$1" "$backend" || [[ -z ${BACKEND_SOURCE[$backend]} ]] || sources[${BACKEND_SOURCE[$backend]}]=1
+	done
+	HELP_SOURCES=("${!sources[@]}")
+}
+
+help_unwrap() {
+	local from='' port=''
+	help_sources "$1"
+	((${#HELP_SOURCES[@]})) || die "service '$1' has no backend yet, so it is not known who they get packets from: $PROGRAM backend ADDRESS service $1"
+	from=${HELP_SOURCES[*]}
+	[[ ${SERVICE_SPREAD[$1]} == - ]] || from+=" ${SERVICE_SPREAD[$1]}"
+	((SERVICE_GUE_PORT[$1] == 0 || SERVICE_GUE_PORT[$1] == 6080)) || port=" gue-port ${SERVICE_GUE_PORT[$1]}"
+	cat <<-EOF2
+		# what is wrapped is unwrapped where it comes in; in the directory of lb.sh
+		dev=\$(ip -o route get ${HELP_SOURCES[0]} | sed 's/.* dev \\([^ ]*\\).*/\\1/')
+		./lb.sh decap "\$dev" from $from$port
+		# clients learn by themselves that their packets must be smaller; to spare them that: ip route change ... advmss 1380
+	EOF2
+}
