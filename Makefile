@@ -9,7 +9,7 @@ BUILD := clang:clang llvm:llvm-strip libbpf-dev: linux-libc-dev: make:make
 RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
 	iputils-arping:arping libndp-tools:ndptool
 LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx curl:curl
-TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump wrk:wrk iperf3:iperf3 \
+TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump tshark:tshark wrk:wrk iperf3:iperf3 \
 	dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
 LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format
 # For `make test-kernels`; not among what `deps` installs.

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Modes dsr, ipip and gue: the packet arrives as it is, in exactly the right wrapping."""
+import itertools
+import random
+import subprocess
+
+import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+from scapy.utils import wrpcap
+
+from balancer import Verdict, index_key
+from checks import assert_dropped, assert_result, both_families, cases
+from frames import BACKENDS, CLIENT, ERRORS, LB, Datagram, Echo, Segment, far, fragments, plain_error
+from shapes import SHAPES, TAGS
+from wrapping import BACKEND, KINDS, WAYS, sent_on
+
+every_way = pytest.mark.parametrize("way", WAYS, ids=str)
+tunnels = pytest.mark.parametrize("way", WAYS[1:], ids=str)
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.word)
+IDS = itertools.count(0x7000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def direct(balancer):
+    """A service of each kind for each way, all on one backend."""
+    services = [(way, kind, family) for way in WAYS for kind in KINDS for family in (4, 6)]
+    for way, kind, family in services:
+        service = way.service(kind)
+        balancer.lb("service", *service.command(family))
+        balancer.add_backend(BACKEND.ip(way.outer), service.name(family))
+    yield
+    for way, kind, family in services:
+        balancer.lb("service", "del", way.service(kind).name(family))
+
+
+def check(balancer, way, *packets):
+    """Each becomes the one right frame. Returns the frames."""
+    results = balancer.run_all([packet.frame for packet in packets])
+    for packet, result in zip(packets, results):
+        assert_result(result, Verdict.TX, sent_on(way, packet, result.frame))
+    return [result.frame for result in results]
+
+
+# --- Exact frames ---
+
+
+@every_way
+@pytest.mark.parametrize("tags", cases(TAGS))
+@pytest.mark.parametrize("shape", cases(SHAPES))
+def test_a_packet_arrives_as_it_is(balancer, way, shape, tags):
+    family, words = shape
+    for kind in KINDS:
+        check(balancer, way, way.service(kind).packet(family, tags=tags, **words))
+
+
+@both_families
+@every_way
+def test_it_is_counted_for_service_and_backend(balancer, way, family):
+    service = way.service(Segment)
+    packets = service.packets(family, 10)
+    name = BACKEND.ip(way.outer)
+    with balancer.counting() as added, balancer.counting("opened") as opened:
+        check(balancer, way, *packets, *[packet.flags("A") for packet in packets])
+    assert added == {f"{service.name(family)} forwarded": 20, f"{name} forwarded": 20}
+    assert opened == {f"{name} opened": 10}
+
+
+@both_families
+@every_way
+@every_kind
+def test_the_last_hop_is_the_backend_so_any_ttl_will_do(balancer, way, family, kind):
+    for ttl in (1, 2, 255):
+        check(balancer, way, way.service(kind).packet(family, ttl=ttl))
+
+
+@both_families
+@every_way
+def test_padding_stays_behind_the_packet(balancer, way, family):
+    for length in (1, 6, 30):
+        check(balancer, way, way.service(Segment).packet(family, payload=b"", padding=b"\xa5" * length))
+
+
+@both_families
+@tunnels
+def test_dscp_and_ecn_are_on_the_outside_too(balancer, way, family):
+    """RFC 6040, section 4.1, normal mode; each value of the octet."""
+    word = "tos" if family == 4 else "tc"
+    packets = [way.service(Datagram).packet(family, ip={word: value}) for value in range(256)]
+    for value, frame in enumerate(check(balancer, way, *packets)):
+        outer = Ether(frame).payload
+        assert (outer.tos if way.outer == 4 else outer.tc) == value
+
+
+@both_families
+@tunnels
+def test_what_may_be_divided_inside_may_be_outside_and_has_an_identification_for_it(balancer, way, family):
+    if family == 6 or way.outer == 6:
+        return
+    packets = [way.service(Datagram).packet(family, ip={"flags": flags}) for flags in (0, "DF") for _ in range(20)]
+    headers = [Ether(frame)[IP] for frame in check(balancer, way, *packets)]
+    assert len({header.id for header in headers[:20]}) > 15
+    assert {header.id for header in headers[20:]} == {0}
+
+
+@both_families
+@tunnels
+def test_flows_can_be_told_apart_from_outside(balancer, way, family):
+    """By the source port or the label, so that routers and receivers can spread them; packets of one flow cannot."""
+    packets = way.service(Segment).packets(family, 40)
+    first, second = (check(balancer, way, *packets) for _ in range(2))
+    marks = []
+    for frame, again in zip(first, second):
+        mark = [Ether(one)[UDP].sport if way.mode == "gue" else Ether(one)[IPv6].fl if way.outer == 6 else 0 for one in (frame, again)]
+        assert mark[0] == mark[1]
+        marks.append(mark[0])
+    if way.mode == "gue":
+        assert min(marks) >= 0xC000
+    if way.mode == "gue" or way.outer == 6:
+        assert len(set(marks)) > 30
+
+
+# --- UDP checksums over IPv6, where they cannot be left out ---
+
+GUE6 = WAYS[4]
+
+
+@both_families
+def test_a_checksum_is_right_whatever_is_inside(balancer, family):
+    service = GUE6.service(Datagram)
+    packets = [service.packet(family, payload=random.randbytes(size)) for size in (*range(70), 255, 256, 257, 1400, 1401)]
+    if family == 4:
+        packets += [one.but(l4={"chksum": 0}) for one in packets[:40]]
+    packets += [one.but(l4={"len": 12}) for one in packets[8:20]]  # octets that no checksum covers
+    packets += [GUE6.service(kind).packet(family, payload=random.randbytes(size)) for kind in (Segment, Echo) for size in (0, 1, 2, 1301)]
+    check(balancer, GUE6, *packets)
+
+
+def test_a_checksum_can_come_out_as_zero_and_is_sent_as_ffff(balancer):
+    service = GUE6.service(Datagram)
+    [first] = check(balancer, GUE6, service.packet(6))
+    value = Ether(first)[UDP].chksum
+    label = Ether(first)[UDP].payload  # the first word of the inner header counts: the flow label is for the asking
+    assert label
+    for guess in range(max(0, value - 40), value + 40):
+        [frame] = check(balancer, GUE6, service.packet(6, ip={"fl": guess}))
+        if Ether(frame)[UDP].chksum == 0xFFFF:
+            return
+        assert Ether(frame)[UDP].chksum
+    pytest.fail("no flow label led to it")
+
+
+# --- What belongs to a flow ---
+
+
+@both_families
+@every_way
+@every_kind
+def test_fragments_follow_their_first(balancer, way, family, kind):
+    whole = way.service(kind).packet(family, payload=random.randbytes(2500))
+    parts = fragments(whole, 1200, id=next(IDS))
+    with balancer.counting() as added:
+        check(balancer, way, *parts, parts[-1])
+    assert added[f"{way.service(kind).name(family)} forwarded"] == 4
+
+
+@both_families
+@every_way
+@every_kind
+def test_errors_about_a_flow_go_to_its_backend(balancer, way, family, kind):
+    """What routers on the way back to the client say to the VIP."""
+    packet = way.service(kind).packet(family)
+    from_backend = packet.turned().but(src=packet.dst, dst=packet.src, src_mac=BACKEND.mac, dst_mac=CLIENT.mac)
+    for number, code, rest in ERRORS[family].values():
+        error = plain_error(from_backend, type=number, code=code, rest=rest)
+        error = error.but(src=far(family, 7), src_mac=CLIENT.mac, dst_mac=LB.mac)
+        check(balancer, way, error)
+
+
+@both_families
+@every_way
+def test_flows_stay_with_their_backend_and_are_spread(balancer, way, family):
+    service, second = way.service(Segment), BACKENDS[1]
+    balancer.add_backend(second.ip(way.outer), service.name(family))
+    try:
+        packets = service.packets(family, 60)
+        for _ in range(2):
+            results = balancer.run_all([packet.frame for packet in packets])
+            to = [second if result.frame[:6] == bytes.fromhex(second.mac.replace(":", "")) else BACKEND for result in results]
+            for packet, result, backend in zip(packets, results, to):
+                assert_result(result, Verdict.TX, sent_on(way, packet, result.frame, backend))
+            assert 10 < to.count(second) < 50
+    finally:
+        balancer.lb("backend", "del", second.ip(way.outer), "service", service.name(family))
+
+
+@both_families
+@tunnels
+def test_with_spread_each_flow_has_a_source_address_of_its_own(balancer, way, family):
+    prefix = "10.99.128.0/17" if way.outer == 4 else "2001:db8:99::/48"
+    service = way.service(Segment)._replace(words="spread", port=8443)
+    balancer.lb("service", *service.command(family), "spread", prefix)
+    try:
+        balancer.add_backend(BACKEND.ip(way.outer), service.name(family))
+        packets = service.packets(family, 40)
+        sources = set()
+        for packet, result in zip(packets * 2, balancer.run_all([packet.frame for packet in packets * 2])):
+            source = Ether(result.frame).payload.src
+            assert_result(result, Verdict.TX, sent_on(way, packet, result.frame, source=source))
+            sources.add(source)
+        assert len(sources) > 35
+        start = ("10.99.1", "10.99.2") if way.outer == 4 else ("2001:db8:99:",)
+        assert all(source.startswith(start) for source in sources)
+    finally:
+        balancer.lb("service", "del", service.name(family))
+
+
+# --- What does not fit ---
+
+
+def too_big(packet, mtu):
+    """The answer to it (RFC 1191, RFC 4443), for the VIP."""
+    inner = packet.frame[packet.ip_offset : len(packet.frame) - len(packet.padding)]
+    layers = Ether(src=packet.dst_mac, dst=packet.src_mac)
+    for tag in packet.tags:
+        layers /= tag.copy()
+    if packet.family == 4:
+        layers /= IP(src=packet.dst, dst=packet.src, ttl=64, id=0, flags="DF") / ICMP(type=3, code=4, nexthopmtu=mtu)
+        return bytes(layers / Raw(inner[:548]))
+    layers /= IPv6(src=packet.dst, dst=packet.src, hlim=64) / ICMPv6PacketTooBig(mtu=mtu)
+    return bytes(layers / Raw(inner[:1232]))
+
+
+def size_of(packet, octets):
+    """The packet, with a payload that makes it as long as that."""
+    return packet.but(payload=random.randbytes(octets - len(packet.but(payload=b"").ip_packet)))
+
+
+@both_families
+@tunnels
+@pytest.mark.parametrize("tags", cases(TAGS))
+@every_kind
+def test_a_packet_that_does_not_fit_is_answered_with_what_would(balancer, slow_clock, way, family, tags, kind):
+    service = way.service(kind)
+    words = {"ip": {"flags": "DF"}} if family == 4 else {}
+    packet = service.packet(family, tags=tags, **words)
+    fits = 1500 - way.overhead
+    check(balancer, way, size_of(packet, fits))
+    for octets in (fits + 1, 1500):
+        large = size_of(packet, octets)
+        with balancer.counting() as added:
+            assert_result(balancer.run(large.frame), Verdict.TX, too_big(large, fits))
+        assert added == {f"{service.name(family)} too_big": 1}
+
+
+@both_families
+@every_way
+def test_a_backends_mtu_counts(balancer, slow_clock, way, family):
+    address = BACKEND.ip(way.outer)
+    packet = way.service(Datagram).packet(family)
+    balancer.lb("backend", address, "service", way.service(Datagram).name(family), "mtu", "1350")
+    try:
+        check(balancer, way, size_of(packet, 1350 - way.overhead))
+        large = size_of(packet, 1351 - way.overhead)
+        limit = 1350 - way.overhead
+        assert_result(balancer.run(large.frame), Verdict.TX, too_big(large, limit))
+    finally:
+        balancer.lb("backend", address, "service", way.service(Datagram).name(family), "mtu", "auto")
+    check(balancer, way, large)
+
+
+@both_families
+@tunnels
+def test_answers_are_not_more_than_a_thousand_a_second(balancer, slow_clock, way, family):
+    packet = size_of(way.service(Datagram).packet(family), 1500)
+    results = balancer.run_all([packet.frame] * 2500)  # on one CPU, or two
+    answered = sum(result.verdict == Verdict.TX for result in results)
+    assert answered <= 2000
+    assert {result.verdict for result in results} <= {Verdict.TX, Verdict.DROP}
+
+
+@both_families
+@tunnels
+def test_nothing_is_answered_to_errors_and_later_fragments(balancer, way, family):
+    service = way.service(Datagram)
+    parts = fragments(service.packet(family, payload=random.randbytes(4000)), 1440 if family == 6 else 1480, id=next(IDS))
+    balancer.run(parts[0].frame)
+    if way.overhead > 20 or family == 4:
+        assert_dropped(balancer, [parts[1].frame], {f"{service.name(family)} too_big": 1})
+
+
+@tunnels
+def test_who_says_that_a_wrapped_packet_was_too_big_is_believed(balancer, slow_clock, way):
+    """For ten minutes: a router on the way to the backend, to us."""
+    packet = way.service(Datagram).packet(4, ip={"flags": "DF"})
+    [wrapped] = check(balancer, way, size_of(packet, 1400))
+    outer = wrapped[14:]
+    said = 1380
+    if way.outer == 4:
+        error = IP(src="10.0.0.77", dst=LB.ipv4) / ICMP(type=3, code=4, nexthopmtu=said) / Raw(outer[:48])
+    else:
+        error = IPv6(src="2001:db8::77", dst=LB.ipv6) / ICMPv6PacketTooBig(mtu=said) / Raw(outer[:1000])
+    frame = bytes(Ether(src=CLIENT.mac, dst=LB.mac) / error)
+    assert_result(balancer.run(frame), Verdict.PASS, frame)
+    target = index_key(balancer.backends()[BACKEND.ip(way.outer)])
+    try:
+        large = size_of(packet, said - way.overhead + 1)
+        assert_result(balancer.run(large.frame), Verdict.TX, too_big(large, said - way.overhead))
+        check(balancer, way, size_of(packet, said - way.overhead))
+        checked = balancer.lookup("targets", target)["formatted"]["value"]["path_checked"]
+        balancer.change("targets", target, "target", path_checked=checked - 600 * balancer.settings["hz"])
+        check(balancer, way, large)
+    finally:
+        balancer.change("targets", target, "target", path_mtu=0)
+
+
+@pytest.mark.parametrize("way", [WAYS[1], WAYS[3]], ids=str)
+def test_who_speaks_of_nothing_that_we_sent_is_not_believed(balancer, way):
+    packet = way.service(Datagram).packet(4)
+    [wrapped] = check(balancer, way, size_of(packet, 1400))
+    foreign = IP(wrapped[14:])
+    foreign.src, foreign.chksum = "10.0.0.5", None
+    error = IP(src="10.0.0.77", dst="10.0.0.5") / ICMP(type=3, code=4, nexthopmtu=600) / Raw(bytes(foreign)[:48])
+    frame = bytes(Ether(src=CLIENT.mac, dst=LB.mac) / error)
+    assert_result(balancer.run(frame), Verdict.PASS, frame)
+    check(balancer, way, size_of(packet, 1400))
+
+
+# --- Another reader ---
+
+
+def test_tshark_finds_no_fault_with_any_of_it(balancer, tmp_path, slow_clock):
+    frames = []
+    for way, kind, family in itertools.product(WAYS, KINDS, (4, 6)):
+        service = way.service(kind)
+        packet = service.packet(family, payload=b"" if kind is Datagram else b"x")
+        frames += check(balancer, way, packet)
+        if way.overhead:
+            large = size_of(service.packet(family), 1500)
+            frames.append(balancer.run(large.frame).frame)
+    wrpcap(str(tmp_path / "frames.pcap"), [Ether(frame) for frame in frames])
+    options = [option for name in ("ip", "udp", "tcp") for option in ("-o", f"{name}.check_checksum:TRUE")]
+    options += ["-o", "tcp.analyze_sequence_numbers:FALSE", "--disable-protocol", "dns"]  # no dialogue, no answers
+    options += ["-Y", "_ws.expert.severity >= 6291456 || _ws.malformed"]  # from warnings on
+    words = ["tshark", "-r", str(tmp_path / "frames.pcap"), *options]
+    said = subprocess.run(words, text=True, capture_output=True, check=True)
+    assert said.stdout == ""
