@@ -336,6 +336,7 @@ def faults(path, frames, *checksums):
     wrpcap(str(path), [Ether(frame) for frame in frames])
     options = [option for name in checksums for option in ("-o", f"{name}.check_checksum:TRUE")]
     options += ["-o", "tcp.analyze_sequence_numbers:FALSE", "--disable-protocol", "dns"]  # no dialogue, no answers
+    options += ["--disable-protocol", "http"]
     options += ["-Y", "_ws.expert.severity >= 6291456 || _ws.malformed"]  # from warnings on
     options += ["-T", "fields", "-e", "frame.number", "-e", "frame.protocols", "-e", "_ws.expert.message"]
     words = ["tshark", "-r", str(path), *options]
