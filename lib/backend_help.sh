@@ -25,27 +25,36 @@ backend_help() {
 	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) ]] || help_unwrap "$name"
 }
 
-# Sets HELP_SOURCES: who a service's backends get packets from.
+# Sets HELP_SOURCES: who backends of a service get packets from, or of all services that wrap them.
 help_sources() {
-	local backend
+	local service backend
 	local -A sources=()
-	for backend in "${BACKENDS[@]}"; do
-		! is_member "$1" "$backend" || [[ -z ${BACKEND_SOURCE[$backend]} ]] || sources[${BACKEND_SOURCE[$backend]}]=1
+	for service in "${SERVICES[@]}"; do
+		if [[ -n ${1:-} ]]; then
+			[[ $service == "$1" ]] || continue
+		else
+			[[ ${SERVICE_MODE[$service]} == @(ipip|gue) ]] || continue
+			[[ ${SERVICE_SPREAD[$service]} == - ]] || sources[${SERVICE_SPREAD[$service]}]=1
+		fi
+		for backend in "${BACKENDS[@]}"; do
+			! is_member "$service" "$backend" || [[ -z ${BACKEND_SOURCE[$backend]} ]] || sources[${BACKEND_SOURCE[$backend]}]=1
+		done
 	done
 	HELP_SOURCES=("${!sources[@]}")
 }
 
+# What is wrapped is unwrapped by one program for all services, so it is told of all who may send.
 help_unwrap() {
-	local from='' port=''
+	local port='' own
 	help_sources "$1"
 	((${#HELP_SOURCES[@]})) || die "service '$1' has no backend yet, so it is not known who they get packets from: $PROGRAM backend ADDRESS service $1"
-	from=${HELP_SOURCES[*]}
-	[[ ${SERVICE_SPREAD[$1]} == - ]] || from+=" ${SERVICE_SPREAD[$1]}"
+	own=${HELP_SOURCES[0]}
+	help_sources
 	((SERVICE_GUE_PORT[$1] == 0 || SERVICE_GUE_PORT[$1] == 6080)) || port=" gue-port ${SERVICE_GUE_PORT[$1]}"
 	cat <<-EOF2
 		# what is wrapped is unwrapped where it comes in; in the directory of lb.sh
-		dev=\$(ip -o route get ${HELP_SOURCES[0]} | sed 's/.* dev \\([^ ]*\\).*/\\1/')
-		./lb.sh decap "\$dev" from $from$port
+		dev=\$(ip -o route get $own | sed 's/.* dev \\([^ ]*\\).*/\\1/')
+		./lb.sh decap "\$dev" from ${HELP_SOURCES[*]}$port
 		# clients learn by themselves that their packets must be smaller; to spare them that: ip route change ... advmss 1380
 	EOF2
 }
