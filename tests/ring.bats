@@ -8,13 +8,24 @@ bats_require_minimum_version 1.5.0
 load helpers
 load traffic
 
-# In mode nat over IPv4, in mode dnat over IPv6 and IPv4. The servers are at ports of h2 and h3.
+# In mode nat over IPv4, in mode dnat over IPv6 and IPv4, with four servers at ports of h2 and h3. In the modes that leave
+# packets as they are, with four more hosts.
 setup_file() {
+	local mode
 	traffic_is_possible || return 0
 	begin_traffic
 	lb service nat tcp 10.0.0.20:80
 	lb service dnat tcp 10.0.0.30:80 mode dnat
 	lb service dnat6 tcp '[2001:db8::30]:80' mode dnat
+	for mode in dsr ipip gue; do lb service "$mode" tcp "$(direct_vip "$mode"):80" mode "$mode"; done
+}
+
+direct_vip() { # MODE
+	case $1 in
+	dsr) echo 10.0.0.81 ;;
+	ipip) echo 10.0.0.83 ;;
+	gue) echo 10.0.0.85 ;;
+	esac
 }
 
 teardown_file() {
@@ -23,10 +34,6 @@ teardown_file() {
 
 setup() {
 	require_traffic
-	for port in 1001 1002; do
-		start_server h2 tcp "$port" /usr/bin/python3 "$TOP/tests/peer.py" many "h2-$port" "$port"
-		start_server h3 tcp "$port" /usr/bin/python3 "$TOP/tests/peer.py" many "h3-$port" "$port"
-	done
 	ulimit -n 8192
 	KILLED=''
 }
@@ -35,9 +42,37 @@ teardown() {
 	end_traffic
 }
 
-# The server's address and port as a backend of a service.
-server_of() { # SERVICE h2-PORT
-	at_port "$(address_of "${2%-*}" "$([[ $1 == *6 ]] && echo 6 || echo 4)")" "${2#*-}"
+start_servers() { # SERVER...
+	local server
+	for server; do
+		start_server "${server%-*}" tcp "$(server_port "$server")" \
+			/usr/bin/python3 "$TOP/tests/peer.py" many "$server" "$(server_port "$server")"
+	done
+}
+
+# Of h2-1001 it is 1001, of a host 80.
+server_port() { # SERVER
+	if [[ $1 == *-* ]]; then echo "${1#*-}"; else echo 80; fi
+}
+
+# A server as a backend of a service.
+server_of() { # SERVICE SERVER
+	local address
+	address=$(address_of "${2%-*}" "$([[ $1 == *6 ]] && echo 6 || echo 4)")
+	if [[ $2 == *-* ]]; then at_port "$address" "${2#*-}"; else echo "$address"; fi
+}
+
+# One more, on the bridge of the lab, with a way of its own to the client.
+make_host() { # HOST
+	local ns=$PREFIX$1
+	[[ ! -e /run/netns/$ns ]] || return 0
+	ip netns add "$ns"
+	ip -n "$ns" link add veth0 type veth peer name "to-$1" netns "${PREFIX}sw"
+	on "$1" ethtool -K veth0 tx off >/dev/null
+	ip -n "${PREFIX}sw" link set dev "to-$1" master br0 up
+	ip -n "$ns" address add "$(address_of "$1" 4)/24" dev veth0
+	ip -n "$ns" link set dev lo up
+	ip -n "$ns" link set dev veth0 up
 }
 
 begin_talk() { # ADDRESS COUNT
@@ -90,45 +125,61 @@ change() { # WORDS...
 	lb "$@" || [[ -n $KILLED && $* == *del* ]] # it was deleted before the command was killed
 }
 
-change_all() { # SERVICE VIP
+# change_all SERVICE VIP [SERVER...]: of four servers, in the order of their names.
+change_all() {
 	local name=$1 drained
-	drained=$(server_of "$name" h2-1001)
-	lb backend del "$(server_of "$name" h3-1002)" service "$name" || true # left by another test, or not there
-	for server in h2-1001 h2-1002 h3-1001; do lb backend "$(server_of "$name" "$server")" service "$name"; done
+	local -a s=("${@:3}")
+	((${#s[@]})) || s=(h2-1001 h2-1002 h3-1001 h3-1002)
+	start_servers "${s[@]}"
+	drained=$(server_of "$name" "${s[0]}")
+	lb backend del "$(server_of "$name" "${s[3]}")" service "$name" || true # left by another test, or not there
+	for server in "${s[@]:0:3}"; do lb backend "$(server_of "$name" "$server")" service "$name"; done
 	begin_talk "$2" "${CONNECTIONS:-300}"
-	[[ $(servers) == "h2-1001 h2-1002 h3-1001" ]]
+	[[ $(servers) == "${s[*]:0:3}" ]]
 
-	change backend "$(server_of "$name" h3-1002)" service "$name"
+	change backend "$(server_of "$name" "${s[3]}")" service "$name"
 	order rounds 2
-	[[ $(servers) == "h2-1001 h2-1002 h3-1001" ]]
+	[[ $(servers) == "${s[*]:0:3}" ]]
 	order news 100
-	[[ $(servers) == "h2-1001 h2-1002 h3-1001 h3-1002" ]]
+	[[ $(servers) == "${s[*]}" ]]
 
 	change backend drain "$drained" service "$name"
 	order rounds 2
-	[[ $(servers) == "h2-1001 h2-1002 h3-1001 h3-1002" ]]
+	[[ $(servers) == "${s[*]}" ]]
 	order news 100
-	[[ $(servers) == "h2-1002 h3-1001 h3-1002" ]]
+	[[ $(servers) == "${s[*]:1}" ]]
 	[[ $(member_state "$name" "$drained") == '"draining"' ]]
 
-	change backend "$(server_of "$name" h2-1002)" service "$name" weight 5
-	change backend "$(server_of "$name" h3-1001)" service "$name" weight 3
+	change backend "$(server_of "$name" "${s[1]}")" service "$name" weight 5
+	change backend "$(server_of "$name" "${s[2]}")" service "$name" weight 3
 	order rounds 2
 	order news 100
 
-	order leave h2-1001
+	order leave "${s[0]}"
 	change backend del "$drained" service "$name"
 	order rounds 2
-	[[ $(servers) == "h2-1002 h3-1001 h3-1002" ]]
+	[[ $(servers) == "${s[*]:1}" ]]
 	change backend "$drained" service "$name" weight 4
 	order rounds 2
 	order news 100
-	[[ $(servers) == "h2-1001 h2-1002 h3-1001 h3-1002" ]]
+	[[ $(servers) == "${s[*]}" ]]
 	change sweep
 	order rounds 2
 	order stop now
 	take_status
-	[[ $(service_figure "$name" '.traffic | map_values(select(.packets > 0)) | keys_unsorted | join(" ")') == '"forwarded returned"' ]]
+	[[ $(service_figure "$name" '.traffic | map_values(select(.packets > 0)) | keys_unsorted | join(" ")') =~ ^\"(${SEEN:-forwarded returned})\"$ ]]
+}
+
+# On four hosts, prepared as `lb.sh backend help` says.
+change_direct() { # MODE
+	local host SEEN='forwarded( too_big)?' # which the clients are told, and send it again
+	local -a hosts=(h4 h5 h6 h7)
+	for host in "${hosts[@]}"; do make_host "$host"; done
+	for host in "${hosts[@]}"; do lb backend "$(address_of "$host" 4)" service "$1"; done
+	lb backend help "$1" >"$BATS_TEST_TMPDIR/help"
+	for host in "${hosts[@]}"; do on "$host" bash -euo pipefail "$BATS_TEST_TMPDIR/help"; done
+	change_all "$1" "$(direct_vip "$1")" "${hosts[@]}"
+	for host in "${hosts[@]}"; do lb backend del "$(address_of "$host" 4)" service "$1"; done
 }
 
 @test "connections in mode nat live through every change of backends" {
@@ -155,4 +206,16 @@ change_all() { # SERVICE VIP
 	KILLED=2 KILLS=0
 	change_all dnat 10.0.0.30
 	((KILLS >= 5))
+}
+
+@test "connections in mode dsr live through every change of backends" {
+	change_direct dsr
+}
+
+@test "connections in mode ipip live through every change of backends" {
+	change_direct ipip
+}
+
+@test "connections in mode gue live through every change of backends" {
+	change_direct gue
 }
