@@ -9,11 +9,13 @@ backend_help() {
 	vip=${SERVICE_VIP[$name]}
 	((SERVICE_FAMILY[$name] == 4)) || bits=128
 	service_text "$name"
+	help_sources "$name"
+	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) || ${#HELP_SOURCES[@]} -gt 0 ]] ||
+		die "service '$name' has no backend yet, so it is not known who they get packets from: $PROGRAM backend ADDRESS service $name"
 	echo "# On each backend of service '$name', $SERVICE_TEXT in mode ${SERVICE_MODE[$name]}:"
 	case ${SERVICE_MODE[$name]} in
 	nat) echo "# nothing: the balancer is the client, and answers it gets as any other" && return ;;
 	dnat)
-		help_sources "$name"
 		echo "# the way back to clients leads through the balancer: to all, or to their networks instead of default"
 		echo "ip route replace default via ${HELP_SOURCES[0]:-$vip}"
 		return
@@ -43,11 +45,9 @@ help_sources() {
 	HELP_SOURCES=("${!sources[@]}")
 }
 
-# What is wrapped is unwrapped by one program for all services, so it is told of all who may send.
+# After help_sources. What is wrapped is unwrapped by one program for all services, so it is told of all who may send.
 help_unwrap() {
 	local port='' own
-	help_sources "$1"
-	((${#HELP_SOURCES[@]})) || die "service '$1' has no backend yet, so it is not known who they get packets from: $PROGRAM backend ADDRESS service $1"
 	own=${HELP_SOURCES[0]}
 	help_sources
 	((SERVICE_GUE_PORT[$1] == 0 || SERVICE_GUE_PORT[$1] == 6080)) || port=" gue-port ${SERVICE_GUE_PORT[$1]}"

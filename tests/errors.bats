@@ -121,7 +121,10 @@ copy_command() {
 	refuses 2 "'weight' needs a word" backend 10.0.0.2 weight
 	refuses 2 "'service' needs a word" backend 10.0.0.2 service
 	refuses 2 "lb.sh log count 10" log count
-	refuses 2 "nat and dnat are" service web icmp 10.0.0.20 mode
+	refuses 2 "nat, dnat, dsr, ipip and gue are" service web icmp 10.0.0.20 mode
+	refuses 2 "lb.sh decap eth0" decap
+	refuses 2 "from needs the balancers' addresses" decap veth6 from
+	refuses 2 "lb.sh backend help web" backend help
 	refuses 1 "no device ''" service web icmp 10.0.0.20 dev
 	refuses 2 "lb.sh snat 10.0.0.11" snat
 	refuses 2 "lb.sh snat del 10.0.0.11" snat del
@@ -188,7 +191,8 @@ copy_command() {
 }
 
 @test "what is no mode, hash or tracking is named" {
-	refuses 2 "'dsr' is not a mode that is there yet" service s tcp 10.0.0.20:80 mode dsr
+	refuses 2 "'l2' is not a mode: nat, dnat, dsr, ipip and gue are" service s tcp 10.0.0.20:80 mode l2
+	refuses 1 "service 'web' is in mode nat: lb.sh service del web first" service web icmp 10.0.0.20 mode gue
 	refuses 2 "'4tuple' is no hash: 5tuple and source are" service s tcp 10.0.0.20:80 hash 4tuple
 	refuses 2 "'' is no way to track: auto, always and never are" service s tcp 10.0.0.20:80 track
 	refuses 1 "service 'web' is with hash 5tuple: lb.sh service del web first" service web icmp 10.0.0.20 hash source
@@ -293,6 +297,28 @@ copy_command() {
 	refuses 2 "'127.0.0.1' cannot be used" snat 127.0.0.1
 	refuses 1 "no source address 10.0.0.50; there are: none" snat del 10.0.0.50
 	refuses 1 "no device 'veth9'" snat 10.0.0.50 dev veth9
+}
+
+@test "what cannot be wrapped or unwrapped is named" {
+	local word
+	refuses 2 "gue-port 80 is for mode gue" service s tcp 10.0.0.20:80 gue-port 80
+	refuses 2 "'0' is not a port" service s tcp 10.0.0.20:80 mode gue gue-port 0
+	refuses 2 "spread is for the modes ipip and gue" service s tcp 10.0.0.20:80 mode dsr spread 10.1.0.0/16
+	for word in 10.0.0.0/33 10.0.0.0/-1 10.0.0.0/ 10.0.0/8 2001:db8::/129 web; do
+		refuses 2 "'$word' is not a prefix" service s tcp 10.0.0.20:80 mode ipip spread "$word"
+	done
+	for word in 575 65536 small -1 ''; do refuses 2 "'$word' is not an MTU" backend 10.0.0.2 mtu "$word"; done
+	refuses 1 "no service 'none'" backend help none
+	refuses 2 "'web2' is not understood here: from, gue-port, generic or off would be" decap veth6 web2
+	refuses 2 "'10.0.0.0/64' is not a prefix" decap veth6 from 10.0.0.0/64
+	refuses 2 "'now' is too much" decap veth6 off now
+	refuses 1 "'veth6' has no decap" decap veth6 off
+	refuses 1 "'veth6' has the balancer, and an interface has one program" decap veth6 from 10.0.0.10
+	lb service g udp 10.0.0.20:53 mode gue gue-port 7000
+	refuses 1 "service 'g' is with gue-port 7000: lb.sh service del g first" service g udp 10.0.0.20:53 mode gue gue-port 7001
+	refuses 1 "10.0.0.3:54 has a port, but service 'g' is in mode gue, which leaves ports as they are" backend 10.0.0.3:54 service g
+	refuses 1 "service 'g' has no backend yet" backend help g
+	lb service del g
 }
 
 @test "timeouts that cannot be are refused" {

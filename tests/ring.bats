@@ -125,6 +125,13 @@ change() { # WORDS...
 	lb "$@" || [[ -n $KILLED && $* == *del* ]] # it was deleted before the command was killed
 }
 
+# The first three of four servers are a service's backends.
+begin_with() { # SERVICE SERVER...
+	local server
+	lb backend del "$(server_of "$1" "$5")" service "$1" || true # left by another test, or not there
+	for server in "${@:2:3}"; do lb backend "$(server_of "$1" "$server")" service "$1"; done
+}
+
 # change_all SERVICE VIP [SERVER...]: of four servers, in the order of their names.
 change_all() {
 	local name=$1 drained
@@ -132,8 +139,7 @@ change_all() {
 	((${#s[@]})) || s=(h2-1001 h2-1002 h3-1001 h3-1002)
 	start_servers "${s[@]}"
 	drained=$(server_of "$name" "${s[0]}")
-	lb backend del "$(server_of "$name" "${s[3]}")" service "$name" || true # left by another test, or not there
-	for server in "${s[@]:0:3}"; do lb backend "$(server_of "$name" "$server")" service "$name"; done
+	begin_with "$name" "${s[@]}"
 	begin_talk "$2" "${CONNECTIONS:-300}"
 	[[ $(servers) == "${s[*]:0:3}" ]]
 
@@ -171,8 +177,8 @@ change_all() {
 }
 
 # On four hosts, prepared as `lb.sh backend help` says.
-change_direct() { # MODE
-	local host SEEN='forwarded( too_big)?' # which the clients are told, and send it again
+change_direct() {                       # MODE
+	local host SEEN='forwarded( too_big)?' # of which the clients are told, and send again
 	local -a hosts=(h4 h5 h6 h7)
 	for host in "${hosts[@]}"; do make_host "$host"; done
 	for host in "${hosts[@]}"; do lb backend "$(address_of "$host" 4)" service "$1"; done
