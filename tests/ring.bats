@@ -125,6 +125,11 @@ change() { # WORDS...
 	lb "$@" || [[ -n $KILLED && $* == *del* ]] # it was deleted before the command was killed
 }
 
+counted_only() { # SERVICE REGEX, of counters
+	take_status
+	[[ $(service_figure "$1" '.traffic | map_values(select(.packets > 0)) | keys_unsorted | join(" ")') =~ ^\"($2)\"$ ]]
+}
+
 # The first three of four servers are a service's backends.
 begin_with() { # SERVICE SERVER...
 	local server
@@ -134,8 +139,7 @@ begin_with() { # SERVICE SERVER...
 
 # change_all SERVICE VIP [SERVER...]: of four servers, in the order of their names.
 change_all() {
-	local name=$1 drained
-	local -a s=("${@:3}")
+	local name=$1 drained s=("${@:3}")
 	((${#s[@]})) || s=(h2-1001 h2-1002 h3-1001 h3-1002)
 	start_servers "${s[@]}"
 	drained=$(server_of "$name" "${s[0]}")
@@ -172,8 +176,7 @@ change_all() {
 	change sweep
 	order rounds 2
 	order stop now
-	take_status
-	[[ $(service_figure "$name" '.traffic | map_values(select(.packets > 0)) | keys_unsorted | join(" ")') =~ ^\"(${SEEN:-forwarded returned})\"$ ]]
+	counted_only "$name" "${SEEN:-forwarded returned}"
 }
 
 # On four hosts, prepared as `lb.sh backend help` says.
