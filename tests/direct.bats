@@ -7,11 +7,7 @@
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic
-
-# mode, the family of the backends' addresses, the last part of the VIPs
-WAYS=("dsr 4 81" "dsr 6 82" "ipip 4 83" "ipip 6 84" "gue 4 85" "gue 6 86")
-VIPS=()
-for way in "${WAYS[@]}"; do VIPS+=("10.0.0.${way##* }" "2001:db8::${way##* }"); done
+load direct
 
 setup_file() {
 	local vip service host
@@ -25,26 +21,8 @@ setup_file() {
 	lb up veth6
 	for way in "${WAYS[@]}"; do make_services "$way"; done
 	for host in h2 h3; do
-		for vip in "${VIPS[@]}"; do prepare "$host" "tcp-$vip"; done
+		for vip in "${DIRECT_VIPS[@]}"; do prepare "$host" "tcp-$vip"; done
 	done
-}
-
-# For TCP, all ports, and echo, over both families.
-make_services() { # a row of WAYS
-	local mode outer number vip protocol host
-	read -r mode outer number <<<"$1"
-	for vip in "10.0.0.$number" "2001:db8::$number"; do
-		for protocol in tcp icmp; do
-			lb service "$protocol-$vip" "$protocol" "$vip" mode "$mode"
-			for host in h2 h3; do lb backend "$(address_of "$host" "$outer")" service "$protocol-$vip"; done
-		done
-	done
-}
-
-# Does on a host what a service's backends need.
-prepare() { # HOST SERVICE
-	lb backend help "$2" >"$BATS_FILE_TMPDIR/help"
-	on "$1" bash -euo pipefail "$BATS_FILE_TMPDIR/help"
 }
 
 teardown_file() {
@@ -70,7 +48,7 @@ capture_at_balancer() { # FILTER
 	serve_http h2 80
 	serve_http h3 80
 	capture_at_balancer tcp
-	for vip in "${VIPS[@]}"; do
+	for vip in "${DIRECT_VIPS[@]}"; do
 		client=$(address_of h1 "$(family "$vip")")
 		[[ $(answers "$vip" 80) == "h2 80 $client"$'\n'"h3 80 $client" ]] || fail "$vip: $(answers "$vip" 80)"
 	done
@@ -87,7 +65,7 @@ capture_at_balancer() { # FILTER
 	make_big_file
 	serve_http h2 80
 	serve_http h3 80
-	for vip in "${VIPS[@]}"; do
+	for vip in "${DIRECT_VIPS[@]}"; do
 		sum=$(on h1 curl -sS --fail "http://$(at_port "$vip" 80)/big" | sha256sum)
 		[[ $sum == "$BIG_SUM" ]] || fail "another file came from $vip"
 	done
@@ -97,12 +75,12 @@ capture_at_balancer() { # FILTER
 	local vip
 	serve_http h2 80
 	serve_http h3 80
-	for vip in "${VIPS[@]}"; do peer h1 storm "$vip" 80 1000; done
+	for vip in "${DIRECT_VIPS[@]}"; do peer h1 storm "$vip" 80 1000; done
 }
 
 @test "pings are answered" {
 	local vip
-	for vip in "${VIPS[@]}"; do
+	for vip in "${DIRECT_VIPS[@]}"; do
 		run -0 on h1 ping -n -q -c 5 -i 0.01 -W 5 "$vip"
 		output_has "5 received"
 	done

@@ -9,7 +9,7 @@ set -euo pipefail
 OLDEST_CLANG=14
 KERNELS=(6.1 6.12)
 # What says nothing of a kernel is left out: messages, the labs themselves, commands that are killed.
-TESTS=(tests/test_*.py tests/{ping,services,ports,routed,traffic,ring,vlan,netem}.bats)
+TESTS=(tests/test_*.py tests/{ping,services,ports,routed,traffic,direct,peers,ring,vlan,netem}.bats)
 # All is some twenty times slower there.
 SHORTER=(FRAMES=6000 FLOOD=10000 CONNECTIONS=40 BIG=20000000 LOAD_SECONDS=30)
 # For `quick`: of each kind of packet, mode and family one, a ring, and the article's lab.

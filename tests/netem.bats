@@ -7,6 +7,7 @@
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic
+load direct
 
 # 20 ms, and 5 % of the packets do not wait for it. (delay comes first: what tc reads of "reorder" needs it.)
 BAD=(netem delay 20ms reorder 5% loss 1% duplicate 1%)
@@ -66,7 +67,7 @@ wait_for_files() {
 	await 300 all_summed
 }
 
-@test "files arrive whole through loss, reordering, duplication and delay, in every mode over both families" {
+@test "files arrive whole through loss, reordering, duplication and delay, in modes nat and dnat over both families" {
 	local vip BIG=2000000
 	make_big_file
 	serve_http h2 80
@@ -75,4 +76,20 @@ wait_for_files() {
 	(($(lost h2 veth2) > 0 && $(lost h3 veth4) > 0))
 	take_status
 	nothing_is_lost
+}
+
+@test "and in the modes dsr, ipip and gue, over both families in both" {
+	local vip host BIG=1000000
+	for host in h2 h3; do # which led to the balancer
+		on "$host" ip route del 10.0.0.1/32
+		on "$host" ip route del 2001:db8::1/128
+	done
+	for way in "${WAYS[@]}"; do make_services "$way"; done
+	for host in h2 h3; do
+		for vip in "${DIRECT_VIPS[@]}"; do prepare "$host" "tcp-$vip"; done
+	done
+	make_big_file
+	serve_http h2 80
+	serve_http h3 80
+	for vip in "${DIRECT_VIPS[@]}"; do files_arrive "$vip"; done
 }

@@ -1,0 +1,84 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# What we wrap, Linux's own tunnel devices unwrap. Not every kernel has them; `make test-kernels` runs this where they
+# are.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load traffic
+load direct
+
+setup_file() {
+	local host
+	traffic_is_possible || return 0
+	PREFIX=$(lab_prefix)
+	export PREFIX
+	unset LB_INSTANCE
+	cd "$TOP" || return
+	lab up >/dev/null
+	for host in h2 h3; do make_tunnels "$host" || return 0; done
+	touch "$BATS_FILE_TMPDIR/tunnels"
+	lb up veth6
+	for way in "${WAYS[@]}"; do [[ $way == dsr* ]] || make_services "$way"; done
+}
+
+# Of everything in everything, and their UDP ports.
+make_tunnels() { # HOST
+	local ns=$PREFIX$1 vip device
+	ip -n "$ns" link add in4 type ipip local "$(address_of "$1" 4)" remote any || return
+	ip -n "$ns" link add in6 type sit local "$(address_of "$1" 4)" remote any || return
+	ip -n "$ns" link add any type ip6tnl local "$(address_of "$1" 6)" remote any mode any || return
+	on "$1" ip fou add port 6080 gue || return
+	on "$1" ip -6 fou add port 6080 gue || return
+	on "$1" sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.all.rp_filter=0
+	for device in in4 in6 any; do
+		on "$1" sysctl -qw "net.ipv4.conf.$device.rp_filter=0"
+		ip -n "$ns" link set dev "$device" up
+	done
+	for vip in "${DIRECT_VIPS[@]}"; do ip -n "$ns" address add "$vip/$( (($(family "$vip") == 4)) && echo 32 || echo 128)" dev lo; done
+}
+
+teardown_file() {
+	remove_lab
+}
+
+setup() {
+	require_traffic
+	[[ -e $BATS_FILE_TMPDIR/tunnels ]] || skip "this kernel has not all of ipip, sit, ip6tnl and fou"
+}
+
+teardown() {
+	end_traffic
+}
+
+# By its interface's counter.
+unwrapped() { # HOST DEV
+	on "$1" ip -j -s link show dev "$2" | jq '.[0].stats64.rx.packets'
+}
+
+@test "packets of the modes ipip and gue are unwrapped by ipip, sit, ip6tnl and fou" {
+	local vip client device host
+	serve_http h2 80
+	serve_http h3 80
+	for vip in "${DIRECT_VIPS[@]:4}"; do
+		client=$(address_of h1 "$(family "$vip")")
+		[[ $(answers "$vip" 80) == "h2 80 $client"$'\n'"h3 80 $client" ]] || fail "$vip: $(answers "$vip" 80)"
+		run -0 on h1 ping -n -q -c 3 -i 0.1 -W 5 "$vip"
+		output_has "3 received"
+	done
+	for host in h2 h3; do
+		for device in in4 in6 any; do (($(unwrapped "$host" "$device") > 20)); done
+	done
+}
+
+@test "a large file arrives whole" {
+	local vip sum BIG=${BIG:-20000000}
+	make_big_file
+	serve_http h2 80
+	serve_http h3 80
+	for vip in "${DIRECT_VIPS[@]:4}"; do
+		sum=$(on h1 curl -sS --fail "http://$(at_port "$vip" 80)/big" | sha256sum)
+		[[ $sum == "$BIG_SUM" ]] || fail "another file came from $vip"
+	done
+}
