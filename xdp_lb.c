@@ -65,7 +65,7 @@ int xdp_lb(struct xdp_md *ctx)
 	backend = track_choose(ctx, &pkt, service, conf);
 	if (service->mode == MODE_DNAT)
 		return dnat_forward(ctx, &pkt, service, conf, backend);
-	return direct_forward(ctx, &pkt, service, conf, backend);
+	return direct_finish(ctx, &pkt, conf, direct_forward(ctx, &pkt, service, conf, backend));
 }
 
 SEC("xdp")

@@ -171,12 +171,19 @@ static __always_inline enum decap_reason decap_check_ipv6(struct xdp_md *ctx,
 							  const struct wrapped *wrapped)
 {
 	struct ipv6hdr *ip = packet_at(ctx, wrapped->inner, sizeof(*ip));
+	struct ipv6_walk walk = { .offset = wrapped->inner + sizeof(*ip) };
 	int ecn;
 
 	if (!ip || ip->version != 6 || sizeof(*ip) + bpf_ntohs(ip->payload_len) > wrapped->payload)
 		return DECAP_MALFORMED;
-	if (decap_is_nested(ctx, ip->nexthdr, wrapped->inner + sizeof(*ip), false))
+	walk.next = ip->nexthdr;
+	if (is_ipv6_extension(ip->nexthdr) && ipv6_walk_extensions(ctx, &walk))
+		return DECAP_MALFORMED;
+	if (decap_is_nested(ctx, walk.next, walk.offset, walk.later))
 		return DECAP_NESTED;
+	ip = packet_at(ctx, wrapped->inner, sizeof(*ip));
+	if (!ip)
+		return DECAP_MALFORMED;
 	ecn = decap_ecn(ip->flow_lbl[0] >> 4, wrapped->tos);
 	if (ecn == NOT_OURS)
 		return DECAP_CONGESTED;
@@ -188,14 +195,15 @@ static __always_inline enum decap_reason decap_check_ipv6(struct xdp_md *ctx,
 static __always_inline bool decap_unwrap(struct xdp_md *ctx, const struct wrapped *wrapped,
 					 bool is_ipv6)
 {
-	__u32 less = wrapped->inner - wrapped->outer, words[MAX_L3_OFFSET / 2 / 2 + 1] = {};
-	__u32 l2 = wrapped->outer;
+	__u32 less = wrapped->inner - wrapped->outer, l2 = wrapped->outer;
+	__u8 octets[32] = {}; /* more than MAX_L3_OFFSET, and a power of 2 */
 	__be16 *type;
 
 	if (l2 < ETH_HLEN || l2 > MAX_L3_OFFSET || !less || less > MAX_WRAPPING)
 		return false;
-	if (bpf_xdp_load_bytes(ctx, 0, words, l2) || bpf_xdp_adjust_head(ctx, less) ||
-	    bpf_xdp_store_bytes(ctx, 0, words, l2))
+	l2 = masked(l2 - 1, sizeof(octets) - 1) + 1;
+	if (bpf_xdp_load_bytes(ctx, 0, octets, l2) || bpf_xdp_adjust_head(ctx, less) ||
+	    bpf_xdp_store_bytes(ctx, 0, octets, l2))
 		return false;
 	type = packet_at(ctx, l2 - sizeof(*type), sizeof(*type));
 	if (!type)

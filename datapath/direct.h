@@ -24,15 +24,32 @@ static __always_inline bool flow_is_direct(const struct flow *flow)
 	return flow->direction >= FLOW_DSR;
 }
 
+/*
+ * What is left to do once the functions below have returned, as stack is short: their result is an XDP action, or one of
+ * these.
+ */
+#define DIRECT_UNSEALED 0x100 /* or-ed to the action: tunnel_seal() */
+#define DIRECT_TOO_BIG 0x10000 /* times the octets that would fit: too_big_answer() */
+
+static __always_inline int direct_finish(struct xdp_md *ctx, const struct packet *pkt,
+					 const struct settings *conf, int result)
+{
+	if (result >= DIRECT_TOO_BIG)
+		return too_big_answer(ctx, pkt, conf, result / DIRECT_TOO_BIG);
+	if (result & DIRECT_UNSEALED)
+		tunnel_seal(ctx, pkt);
+	return result & ~DIRECT_UNSEALED;
+}
+
 /* A packet that does not get to the backend, as only one of so many octets would. */
 static __always_inline int direct_refuse(struct xdp_md *ctx, const struct packet *pkt,
 					 const struct settings *conf, const struct flow *flow,
-					 const struct tunnel *tunnel, __u32 limit)
+					 __u32 limit)
 {
 	finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
 	if (pkt->is_ipv6 && limit < LEAST_MTU_IPV6)
-		limit = LEAST_MTU_IPV6; /* less need nobody heed */
-	return too_big_answer(ctx, pkt, conf, tunnel->inner, limit);
+		limit = LEAST_MTU_IPV6;
+	return (limit & 0x7fff) * DIRECT_TOO_BIG;
 }
 
 /* Sends the packet, or a later fragment of it, where `flow` says, by its backend's next hop. */
@@ -51,16 +68,19 @@ static __always_inline int direct_send(struct xdp_md *ctx, const struct packet *
 		tunnel.is_ipv6 = !addr_is_ipv4(&flow->destination);
 		overhead = tunnel_overhead(&tunnel);
 	}
-	limit = path_limit(ctx, conf, target, tunnel.inner + overhead);
-	if (limit)
-		return direct_refuse(ctx, pkt, conf, flow, &tunnel, limit - overhead);
+	limit = path_limit(ctx, conf, target, tunnel.inner + overhead, overhead);
+	if (limit && pkt->is_ipv6 && tunnel.inner <= LEAST_MTU_IPV6)
+		/* Nobody need send smaller ones (RFC 8200, section 5; RFC 4213, section 3.2.2). */
+		tunnel.may_fragment = 1;
+	else if (limit)
+		return direct_refuse(ctx, pkt, conf, flow, limit - overhead);
 	count_sent(ctx, pkt, conf, flow);
 	action = leave(ctx, target->ifindex);
 	if (!overhead)
 		rewrite_eth(ctx, target->dst_mac, target->src_mac);
 	else if (!tunnel_wrap(ctx, pkt, flow, &tunnel, target->dst_mac, target->src_mac))
 		return XDP_DROP;
-	return action;
+	return tunnel.is_gue && tunnel.is_ipv6 ? action | DIRECT_UNSEALED : action;
 }
 
 /* A source address of the flow's own, so that receivers who look at addresses alone spread flows over their queues. */

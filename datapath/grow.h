@@ -64,9 +64,12 @@ static long sum_step(__u32 i, struct sum_walk *walk)
 	__u32 words[SUM_STEP / 4] = {};
 	__u32 octets = walk->left;
 
+	if (!octets)
+		return 1;
 	if (octets > SUM_STEP)
 		octets = SUM_STEP;
-	if (!octets || bpf_xdp_load_bytes(walk->ctx, walk->offset, words, octets))
+	octets = masked(octets - 1, SUM_STEP - 1) + 1;
+	if (bpf_xdp_load_bytes(walk->ctx, walk->offset, words, octets))
 		return 1;
 #pragma unroll
 	for (int j = 0; j < SUM_STEP / 4; j++)

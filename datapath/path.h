@@ -6,18 +6,21 @@
 #ifndef DATAPATH_PATH_H
 #define DATAPATH_PATH_H
 
-#include "service.h"
 #include "target.h"
 #include "toobig.h"
+#include "tunnel.h"
 
 #define PATH_MTU_TIMEOUT \
 	600 /* seconds, after which a larger one is tried (RFC 1191, section 6.3) */
 #define LEAST_MTU_IPV4 576
 #define LEAST_MTU_IPV6 1280 /* RFC 8200, section 5 */
 
-/* If a packet of so many octets does not get to the backend, how many would; else 0. */
+/*
+ * If a packet of so many octets, `more` of which are ours, does not get to the backend, how many would; else 0. What has
+ * not grown fits the interface that it came in by.
+ */
 static __always_inline __u32 path_limit(struct xdp_md *ctx, const struct settings *conf,
-					const struct target *target, __u32 length)
+					const struct target *target, __u32 length, __u32 more)
 {
 	__u32 mtu = target->mtu;
 
@@ -27,6 +30,8 @@ static __always_inline __u32 path_limit(struct xdp_md *ctx, const struct setting
 		mtu = target->path_mtu;
 	if (mtu && length > mtu)
 		return mtu;
+	if (!more && target->ifindex == ingress_ifindex(ctx))
+		return 0;
 	mtu = length;
 	if (bpf_check_mtu(ctx, target->ifindex, &mtu, 0, 0) != BPF_MTU_CHK_RET_FRAG_NEEDED)
 		return 0;
@@ -47,9 +52,17 @@ static __always_inline __u32 path_told(const struct xdp_md *ctx, const struct pa
 		       0;
 }
 
+/* Does the error quote a wrapped packet, as far as protocol and ports tell? */
+static __always_inline bool path_is_wrapped(const struct flow_key *quoted)
+{
+	return quoted->protocol == IPPROTO_IPIP || quoted->protocol == IPPROTO_IPV6 ||
+	       (quoted->protocol == IPPROTO_UDP &&
+		bpf_ntohs(quoted->destination_port) >= GUE_SOURCE_PORTS);
+}
+
 /*
- * An error about a packet that was wrapped by us, as its addresses tell: where that was too big, the backend's packets
- * are to be smaller. The host gets it all the same. Always returns 0.
+ * An error about a packet that was wrapped by us: where that was too big, the backend's packets are to be smaller. The
+ * host gets it all the same. Always returns 0.
  */
 static __noinline long path_learn(struct xdp_md *ctx, const struct packet *pkt,
 				  const struct settings *conf)
@@ -59,14 +72,14 @@ static __noinline long path_learn(struct xdp_md *ctx, const struct packet *pkt,
 	struct backend *backend;
 	struct target *target;
 
-	if (!mtu || !is_our_address(&pkt->tuple.destination))
+	if (!mtu || !path_is_wrapped(&pkt->tuple))
 		return 0;
 	backend = bpf_map_lookup_elem(&backends, &key);
 	if (!backend)
 		return 0;
 	id = backend->id;
 	target = bpf_map_lookup_elem(&targets, &id);
-	if (!target)
+	if (!target || !addr_equal(&pkt->tuple.destination, &target->source))
 		return 0;
 	if (mtu < (pkt->is_ipv6 ? LEAST_MTU_IPV6 : LEAST_MTU_IPV4))
 		mtu = pkt->is_ipv6 ? LEAST_MTU_IPV6 : LEAST_MTU_IPV4;

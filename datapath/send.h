@@ -33,7 +33,7 @@ static __always_inline int send_later(struct xdp_md *ctx, const struct packet *p
 		return finish(ctx, pkt, conf, 0, REASON_FRAGMENT);
 	}
 	if (flow_is_direct(flow))
-		return direct_follow(ctx, pkt, conf, flow);
+		return direct_finish(ctx, pkt, conf, direct_follow(ctx, pkt, conf, flow));
 	if (pkt->ttl <= 1)
 		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
 	if (is_too_big(ctx, pkt, flow->ifindex))

@@ -22,7 +22,7 @@ struct tunnel {
 	__u8 is_ipv6; /* the outer header */
 	__u8 is_gue;
 	__u8 tos; /* or traffic class: DSCP and ECN (RFC 6040, section 4.1; RFC 2983, section 3.1: uniform) */
-	__u8 may_fragment; /* 1: the sender allows it */
+	__u8 may_fragment; /* 1: routers may cut it to pieces, as it must not be refused */
 };
 
 /* The octets that it puts before the packet. */
@@ -45,14 +45,12 @@ static __always_inline bool tunnel_take(const struct xdp_md *ctx, const struct p
 			return false;
 		tunnel->inner = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
 		tunnel->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
-		tunnel->may_fragment = 0;
 	} else {
 		ip4 = packet_at(ctx, pkt->l3, sizeof(*ip4));
 		if (!ip4)
 			return false;
 		tunnel->inner = bpf_ntohs(ip4->tot_len);
 		tunnel->tos = ip4->tos;
-		tunnel->may_fragment = !(ip4->frag_off & bpf_htons(IPV4_FLAG_DONT));
 	}
 	return true;
 }
@@ -95,9 +93,11 @@ static __always_inline void tunnel_write_ipv6(struct ipv6hdr *ip, const struct p
 	addr_to_ipv6(&ip->daddr, &flow->destination);
 }
 
-/* Does a checksum cover all of the packet behind its IP header? The packet is at `offset` now. */
+#define SEALED_BY (sizeof(struct ipv6hdr) + sizeof(struct udphdr)) /* octets before the packet */
+
+/* Does a checksum cover all of the wrapped packet, of so many octets, behind its IP header? */
 static __always_inline bool tunnel_is_summed(const struct xdp_md *ctx, const struct packet *pkt,
-					     const struct tunnel *tunnel, __u32 moved)
+					     __u32 inner)
 {
 	struct udphdr *udp;
 
@@ -107,8 +107,8 @@ static __always_inline bool tunnel_is_summed(const struct xdp_md *ctx, const str
 		return false;
 	if (pkt->kind != PACKET_UDP)
 		return true;
-	udp = packet_at(ctx, pkt->l4 + moved, sizeof(*udp));
-	return udp && udp->check && bpf_ntohs(udp->len) == pkt->l3 + tunnel->inner - pkt->l4;
+	udp = packet_at(ctx, pkt->l4 + SEALED_BY, sizeof(*udp));
+	return udp && udp->check && bpf_ntohs(udp->len) == pkt->l3 + inner - pkt->l4;
 }
 
 /*
@@ -117,7 +117,7 @@ static __always_inline bool tunnel_is_summed(const struct xdp_md *ctx, const str
  * are in both headers, so what is left is the first word, the next header and the hop limit.
  */
 static __always_inline __u64 tunnel_sum_known(const struct xdp_md *ctx, const struct packet *pkt,
-					      const struct tunnel *tunnel, __u32 moved)
+					      __u32 inner)
 {
 	__u16 protocol =
 		bpf_htons(pkt->kind == PACKET_ERROR ? pkt->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP :
@@ -127,46 +127,58 @@ static __always_inline __u64 tunnel_sum_known(const struct xdp_md *ctx, const st
 	__u64 pseudo;
 
 	if (pkt->is_ipv6) {
-		ip6 = packet_at(ctx, pkt->l3 + moved, sizeof(*ip6));
+		ip6 = packet_at(ctx, pkt->l3 + SEALED_BY, sizeof(*ip6));
 		if (!ip6)
 			return 0;
 		return *(__u32 *)ip6 + (__u64)((__u16 *)ip6)[3] + (__u16)~protocol;
 	}
-	ip4 = packet_at(ctx, pkt->l3 + moved, sizeof(*ip4));
+	ip4 = packet_at(ctx, pkt->l3 + SEALED_BY, sizeof(*ip4));
 	if (!ip4 || protocol == bpf_htons(IPPROTO_ICMP))
 		return 0;
-	pseudo = (__u64)ip4->saddr + ip4->daddr + protocol +
-		 bpf_htons(pkt->l3 + tunnel->inner - pkt->l4);
+	pseudo = (__u64)ip4->saddr + ip4->daddr + protocol + bpf_htons(pkt->l3 + inner - pkt->l4);
 	return (__u16)~fold(pseudo);
 }
 
-/* The UDP checksum, which may not be left out over IPv6 (RFC 8200, section 8.1). */
-static __noinline __u16 tunnel_udp_checksum(struct xdp_md *ctx, const struct packet *pkt,
-					    const struct flow *flow, const struct tunnel *tunnel)
+/*
+ * Writes the UDP checksum of a packet that is wrapped so over IPv6, where it may not be left out (RFC 8200, section 8.1).
+ * Always returns 0.
+ */
+static __noinline int tunnel_seal(struct xdp_md *ctx, const struct packet *pkt)
 {
-	__u32 moved = tunnel_overhead(tunnel), length = tunnel->inner + sizeof(struct udphdr);
-	const __u32 *word = (const __u32 *)&flow->source;
+	struct ipv6hdr *ip = packet_at(ctx, pkt->l3, SEALED_BY);
+	struct udphdr *udp;
+	const __u32 *word;
 	__u64 sum = bpf_htons(IPPROTO_UDP);
+	__u32 inner;
 	__u16 check;
 
+	if (!ip)
+		return 0;
+	udp = (struct udphdr *)(ip + 1);
+	word = (const __u32 *)&ip->saddr;
 	/* The pseudo header, source and destination first, and the UDP header. */
 #pragma unroll
 	for (int i = 0; i < 8; i++)
 		sum += word[i];
-	sum += flow->source_port + flow->destination_port + 2 * (__u64)bpf_htons(length);
-	if (tunnel_is_summed(ctx, pkt, tunnel, moved))
-		sum += tunnel_sum_known(ctx, pkt, tunnel, moved);
+	sum += udp->source + udp->dest + 2 * (__u64)udp->len;
+	inner = bpf_ntohs(udp->len) - sizeof(*udp);
+	if (tunnel_is_summed(ctx, pkt, inner))
+		sum += tunnel_sum_known(ctx, pkt, inner);
 	else
-		sum += sum_octets(ctx, pkt->l3 + moved, tunnel->inner);
+		sum += sum_octets(ctx, pkt->l3 + SEALED_BY, inner);
 	check = sum_finish(sum);
-	return check ?: 0xffff;
+	ip = packet_at(ctx, pkt->l3, SEALED_BY);
+	if (!ip)
+		return 0;
+	udp = (struct udphdr *)(ip + 1);
+	udp->check = check ?: 0xffff;
+	return 0;
 }
 
 static __always_inline bool tunnel_write_udp(struct xdp_md *ctx, const struct packet *pkt,
 					     const struct flow *flow, const struct tunnel *tunnel)
 {
 	__u32 offset = pkt->l3 + tunnel_overhead(tunnel) - sizeof(struct udphdr);
-	__u16 check = tunnel->is_ipv6 ? tunnel_udp_checksum(ctx, pkt, flow, tunnel) : 0;
 	struct udphdr *udp = packet_at(ctx, offset, sizeof(*udp));
 
 	if (!udp)
@@ -174,11 +186,11 @@ static __always_inline bool tunnel_write_udp(struct xdp_md *ctx, const struct pa
 	udp->source = flow->source_port;
 	udp->dest = flow->destination_port;
 	udp->len = bpf_htons(sizeof(*udp) + tunnel->inner);
-	udp->check = check;
+	udp->check = 0;
 	return true;
 }
 
-/* Wraps the packet. Returns false if there is no room for it; then it is as it was. */
+/* Wraps the packet. In GUE over IPv6 tunnel_seal() must follow. Returns false if there is no room for it. */
 static __always_inline bool tunnel_wrap(struct xdp_md *ctx, const struct packet *pkt,
 					const struct flow *flow, const struct tunnel *tunnel,
 					const __u8 *dst_mac, const __u8 *src_mac)

@@ -117,15 +117,14 @@ endpoint() {
 	esac
 }
 
-# Sets PREFIX, in canonical form, from a prefix or an address, FAMILY, PREFIX_BITS (of 128), and PREFIX_OCTETS and
-# PREFIX_MASK, the first address and the bits behind the prefix, in hex with blanks between.
+# Sets PREFIX, in canonical form, from a prefix or an address, PREFIX_BITS (of 128), and PREFIX_OCTETS and PREFIX_MASK,
+# the first address and the bits behind the prefix, in hex with blanks between.
 prefix_parse() {
-	local address=${1%%/*} length most i mask
+	local address=${1%%/*} length most=32 i mask
 	local -a octets masks
 	address_octets "$address" || misuse "'$1' is not a prefix: 10.0.0.0/24 would be, or 2001:db8::/64"
-	FAMILY=4
-	[[ $address != *:* ]] || FAMILY=6
-	most=$((FAMILY == 4 ? 32 : 128)) length=$most
+	[[ $address != *:* ]] || most=128
+	length=$most
 	if [[ $1 == */* ]]; then
 		length=${1#*/}
 		[[ $length =~ ^(0|[1-9][0-9]{0,2})$ && $length -le $most ]] || misuse "'$1' is not a prefix: its length is a number from 0 to $most"
@@ -139,5 +138,8 @@ prefix_parse() {
 		printf -v 'masks[i]' %02x "$mask"
 	done
 	PREFIX_OCTETS=${octets[*]} PREFIX_MASK=${masks[*]}
+	# Addresses of IPv6 that begin so are no hosts', and among them is all of IPv4.
+	[[ $address != *:* || $PREFIX_OCTETS != '00 00 00 00 00 00 00 00 '* ]] ||
+		misuse "'$1' cannot be used: not a prefix of hosts that others reach"
 	PREFIX=$(octets_address "$PREFIX_OCTETS")/$length
 }

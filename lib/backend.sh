@@ -71,7 +71,7 @@ services_meant() {
 		MEANT=("$SERVICE")
 	else
 		for name in "${SERVICES[@]}"; do
-			! service_fits "$name" || MEANT+=("$name")
+			! service_fits "$name" || ((SERVICE_FAMILY[$name] != FAMILY)) || MEANT+=("$name")
 		done
 		((${#MEANT[@]})) || die "$MISFIT; make one first: $PROGRAM service NAME PROTOCOL ADDRESS"
 	fi
@@ -128,6 +128,7 @@ memberships_meant() {
 backend_add() {
 	local name is_new=''
 	route_to "$ADDRESS"
+	[[ -z $ROUTE_DEVICE || $ROUTE_NEXTHOP == "$ADDRESS" ]] || dsr_refuse
 	[[ -n ${BACKEND_ID[$BACKEND]:-} ]] || { is_new=1 && backend_new; }
 	[[ -z $MTU ]] || BACKEND_MTU[$BACKEND]=$MTU
 	backend_enter "$BACKEND" $is_new
@@ -141,6 +142,23 @@ backend_add() {
 	backend_warn
 }
 
+# A router would send a packet for the VIP back to us.
+dsr_refuse() {
+	local name
+	for name in "${MEANT[@]}"; do
+		[[ ${SERVICE_MODE[$name]} != dsr ]] ||
+			die "$BACKEND cannot be in service '$name': it is behind the router $ROUTE_NEXTHOP, and mode dsr reaches hosts on the same segment only; ipip and gue reach it"
+	done
+}
+
+replies_pass() {
+	local name
+	for name in "${MEANT[@]}"; do
+		[[ ${SERVICE_MODE[$name]} != @(nat|dnat) ]] || return 0
+	done
+	return 1
+}
+
 # What was done, and will not carry traffic.
 backend_warn() {
 	[[ ${BACKEND_STATE[$BACKEND]} == up ]] ||
@@ -150,7 +168,7 @@ backend_warn() {
 		return
 	fi
 	devices_ours
-	[[ -n ${ATTACHED[$ROUTE_DEVICE]:-} ]] ||
+	[[ -n ${ATTACHED[$ROUTE_DEVICE]:-} ]] || ! replies_pass ||
 		warn "$ADDRESS is reached by $ROUTE_DEVICE, where its replies would pass us by: $PROGRAM up $ROUTE_DEVICE"
 }
 

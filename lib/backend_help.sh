@@ -9,6 +9,7 @@ backend_help() {
 	vip=${SERVICE_VIP[$name]}
 	((SERVICE_FAMILY[$name] == 4)) || bits=128
 	service_text "$name"
+	help_port
 	help_sources "$name"
 	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) || ${#HELP_SOURCES[@]} -gt 0 ]] ||
 		die "service '$name' has no backend yet, so it is not known who they get packets from: $PROGRAM backend ADDRESS service $name"
@@ -24,7 +25,7 @@ backend_help() {
 	echo "# the service's address, which nobody else is to learn from it"
 	((bits == 128)) || echo "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
 	echo "ip address replace $vip/$bits dev lo"
-	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) ]] || help_unwrap "$name"
+	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) ]] || help_unwrap "${HELP_SOURCES[0]}"
 }
 
 # Sets HELP_SOURCES: who backends of a service get packets from, or of all services that wrap them.
@@ -45,15 +46,27 @@ help_sources() {
 	HELP_SOURCES=("${!sources[@]}")
 }
 
-# After help_sources. What is wrapped is unwrapped by one program for all services, so it is told of all who may send.
-help_unwrap() {
-	local port='' own
-	own=${HELP_SOURCES[0]}
+# Sets HELP_PORT, of services in mode gue.
+help_port() {
+	local service
+	HELP_PORT=''
+	for service in "${SERVICES[@]}"; do
+		[[ ${SERVICE_MODE[$service]} == gue ]] || continue
+		[[ ${HELP_PORT:-${SERVICE_GUE_PORT[$service]}} == "${SERVICE_GUE_PORT[$service]}" ]] ||
+			die "services in mode gue have different ports, $HELP_PORT and ${SERVICE_GUE_PORT[$service]}, and lb.sh decap takes one: $PROGRAM service del $service"
+		HELP_PORT=${SERVICE_GUE_PORT[$service]}
+	done
+}
+
+# What is wrapped is unwrapped by one program for all services, so it is told of all who may send. The address is one of
+# those who send packets for this one.
+help_unwrap() { # ADDRESS
+	local port=''
 	help_sources
-	((SERVICE_GUE_PORT[$1] == 0 || SERVICE_GUE_PORT[$1] == 6080)) || port=" gue-port ${SERVICE_GUE_PORT[$1]}"
+	[[ ${HELP_PORT:-6080} == 6080 ]] || port=" gue-port $HELP_PORT"
 	cat <<-EOF2
 		# what is wrapped is unwrapped where it comes in; in the directory of lb.sh
-		dev=\$(ip -o route get $own | sed 's/.* dev \\([^ ]*\\).*/\\1/')
+		dev=\$(ip -o route get $1 | sed 's/.* dev \\([^ ]*\\).*/\\1/')
 		./lb.sh decap "\$dev" from ${HELP_SOURCES[*]}$port
 		# clients learn by themselves that their packets must be smaller; to spare them that: ip route change ... advmss 1380
 	EOF2

@@ -15,7 +15,7 @@ verb_decap() {
 	require_kernel "$(uname -r)"
 	lock_all
 	state_read
-	device_require "$device"
+	device_require "$device" xdp_decap
 	up_begin
 	decap_configure
 	device_attach "$device" "$MODE" xdp_decap
@@ -30,8 +30,8 @@ parse_decap_words() {
 	while (($#)); do
 		case $1 in
 		from)
-			(($# >= 2)) || misuse "from needs the balancers' addresses after it: from 10.0.0.10, or from 10.0.0.0/24"
-			while (($# >= 2)) && [[ $2 == *[.:]* ]]; do
+			[[ ${2:-} == *[.:]* ]] || misuse "from needs the balancers' addresses after it: from 10.0.0.10, or from 10.0.0.0/24"
+			while [[ ${2:-} == *[.:]* ]]; do
 				prefix_parse "$2"
 				little_endian "$PREFIX_BITS" 4
 				SOURCES+=("$OCTETS$PREFIX_OCTETS")
@@ -67,7 +67,7 @@ decap_configure() {
 
 # decap_sync MAP KEY...: these become the only ones that it has.
 decap_sync() {
-	local map=$1 key
+	local map=$1 key known
 	local -A wanted=()
 	shift
 	encode 1
@@ -77,21 +77,25 @@ decap_sync() {
 		wanted[$key]=1
 	done
 	maps_flush
-	while read -r key; do
+	known=$(bpftool -j map dump pinned "$MAPS/$map" | jq -r '.[].key | map(ltrimstr("0x")) | join(" ")') ||
+		die "bpftool could not read the map $map"
+	split_lines "$known"
+	for key in "${ROWS[@]}"; do
 		[[ -n ${wanted["$key "]:-} ]] || BATCH+=("map delete pinned $MAPS/$map key hex $key")
-	done < <(bpftool -j map dump pinned "$MAPS/$map" | jq -r '.[].key | map(ltrimstr("0x")) | join(" ")')
+	done
 }
 
+# Of an interface that has it, or had it: the rest of a killed one is done too.
 decap_off() {
+	device_exists "$1"
 	lock_all
-	instance_require
+	state_read
+	instance_exists || return 0
+	instance_require_netns
 	devices_attached
-	[[ -n ${DECAPS[$1]:-} ]] || die "'$1' has no decap; there are: ${!DECAPS[*]}"
-	if ((${#DECAPS[@]} == 1 && ${#ATTACHED[@]} == 0 && ${#SERVICES[@]} == 0)); then
-		instance_destroy
-	else
-		device_detach "$1"
-	fi
+	[[ -z ${DECAPS[$1]:-} ]] || device_detach "$1"
+	unset "DECAPS[$1]"
+	((${#DECAPS[@]} + ${#ATTACHED[@]} + ${#SERVICES[@]})) || instance_destroy
 }
 
 # For the status: what became of wrapped packets; null while there is no decap.

@@ -48,11 +48,15 @@ device_exists() {
 	[[ -n $1 && -n ${LINK_INDEX[$1]:-} ]] || die "no device '$1' here; there are: ${!LINK_INDEX[*]}"
 }
 
-# Stops unless the interface is there and free, or ours already.
+# device_require NAME [PROGRAM]: stops unless the interface is there and free, or has a program of ours, and this one.
 device_require() {
 	local id
 	device_exists "$1"
 	id=${LINK_PROGRAM[$1]:-}
+	case ${PROGRAMS[${id:-none}]:-},${2:-} in
+	xdp_decap,xdp_lb) die "'$1' unwraps packets for this host, and an interface has one program: $PROGRAM decap $1 off" ;;
+	xdp_lb,xdp_decap) die "'$1' has the balancer, and an interface has one program: $PROGRAM down $1" ;;
+	esac
 	[[ -z $id || -n ${PROGRAMS[$id]:-} ]] ||
 		die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp${LINK_MODE[$1]} off"
 }
@@ -64,11 +68,10 @@ program_name() {
 # device_attach NAME xdp|xdpgeneric PROGRAM. One that is attached already keeps its program, and its mode.
 device_attach() {
 	devices_attached
-	case ${PROGRAMS[${LINK_PROGRAM[$1]:-none}]:-} in
-	"$3") say "$1: attached already" && return ;;
-	xdp_decap) die "'$1' unwraps packets for this host, and an interface has one program: $PROGRAM decap $1 off" ;;
-	xdp_lb) die "'$1' has the balancer, and an interface has one program: $PROGRAM down $1" ;;
-	esac
+	if [[ ${PROGRAMS[${LINK_PROGRAM[$1]:-none}]:-} == "$3" ]]; then
+		say "$1: attached already"
+		return
+	fi
 	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program "$3" ||
 		die "the program cannot be attached to '$1'; what the kernel said is above"
 	UP_ATTACHED+=("$1")
@@ -94,8 +97,9 @@ verb_up() {
 	require_kernel "$(uname -r)"
 	lock_all
 	state_read
-	for word in "${devices[@]}"; do device_require "$word"; done
+	for word in "${devices[@]}"; do device_require "$word" xdp_lb; done
 	up_begin
+	forwarding_note
 	forwarding_on
 	for word in "${devices[@]}"; do device_attach "$word" "$mode" xdp_lb; done
 	service_make_ping "${devices[@]}"

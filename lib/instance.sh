@@ -129,8 +129,7 @@ settings_init() {
 	seed=$(od -An -tx1 -N16 /dev/urandom)
 	map_update settings 0 : settings seed="$seed" netns="$NETNS_INODE" \
 		tcp_timeout=7440 tcp_syn_timeout=60 tcp_closed_timeout=60 udp_timeout=300 udp_new_timeout=30 \
-		echo_timeout=5 nat_port_first="$first" nat_port_last="$last" \
-		lo_forwarding="$(forwarding_to_switch)"
+		echo_timeout=5 nat_port_first="$first" nat_port_last="$last"
 }
 
 # The first and last source port for NAT: the larger range on either side of the host's own ports.
@@ -182,6 +181,11 @@ instances_here() {
 			esac
 		)
 	done
+}
+
+# Before it is switched on. What was noted before is what counts.
+forwarding_note() {
+	[[ ${STATE_FORWARDING[*]} == *1* ]] || map_change settings 0 : settings lo_forwarding="$(forwarding_to_switch)"
 }
 
 forwarding_on() {

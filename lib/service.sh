@@ -58,7 +58,7 @@ parse_service_words() {
 			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] || misuse "'${2:-}' is not a port: a number from 1 to 65535 is"
 			GUE_PORT=$2
 			;;
-		spread,*) prefix_parse "${2:-}" && SPREAD=$PREFIX ;;
+		spread,*) require_spread "${2:-}" && SPREAD=$PREFIX ;;
 		hash,@(5tuple|source)) HASH=$2 ;;
 		hash,*) misuse "'${2:-}' is no hash: 5tuple and source are" ;;
 		track,@(auto|always|never)) TRACK=$2 ;;
@@ -79,6 +79,17 @@ parse_service_words() {
 	[[ -z $offset || -n $length ]] || misuse "quic-offset says where the server id begins; how long it is comes first: quic 4 quic-offset $offset"
 	[[ -z $length ]] || QUIC=$length,${offset:-1}
 	((length + ${offset:-1} <= 20)) || misuse "quic $length quic-offset $offset is behind a connection ID's end: it has at most 20 octets"
+}
+
+# Sets PREFIX: of source addresses, of which there must be several, and which others must let pass.
+require_spread() {
+	prefix_parse "$1"
+	[[ $PREFIX_MASK == *[!0\ ]* ]] || misuse "'$1' is one address only: a prefix of several would be, like 10.99.0.0/16"
+	case $PREFIX in
+	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | ff??:* | fe[89ab]?:*)
+		misuse "'$1' cannot be used: not addresses of hosts that others reach"
+		;;
+	esac
 }
 
 # A prime: only then does each member's permutation reach every slot.
@@ -103,7 +114,8 @@ service_make() {
 	SERVICE_VIP_IFINDEX[$name]=$PLAN_IFINDEX SERVICE_TRACK[$name]=${TRACK:-${SERVICE_TRACK[$name]}}
 	addresses_sync
 	service_key "$name"
-	prefix_parse "${SERVICE_SPREAD[$name]/#-/::/128}"
+	PREFIX_OCTETS='' PREFIX_MASK=''
+	[[ ${SERVICE_SPREAD[$name]} == - ]] || prefix_parse "${SERVICE_SPREAD[$name]}"
 	map_update services "${SERVICE_KEY[@]}" : service id="${SERVICE_ID[$name]}" \
 		ring_size="${SERVICE_RING_SIZE[$name]}" mode="MODE_${SERVICE_MODE[$name]^^}" flags="$flags" \
 		gue_port="${SERVICE_GUE_PORT[$name]}" spread="$PREFIX_OCTETS" spread_mask="$PREFIX_MASK" quic_length="${SERVICE_QUIC[$name]%,*}" quic_offset="${SERVICE_QUIC[$name]#*,}" \

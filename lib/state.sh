@@ -32,7 +32,8 @@ state_tell() {
 	for name in "${STATE_MAPS[@]}"; do
 		[[ ! -e $MAPS/$name ]] || batch+="map show pinned $MAPS/$name"$'\n'"map dump pinned $MAPS/$name"$'\n'
 	done
-	[[ ! -e $MAPS/targets ]] || batch+="map show pinned $MAPS/decap_addresses"$'\n'"map show pinned $MAPS/rings"$'\n'"map show pinned $MAPS/targets"$'\n'"prog show"
+	[[ ! -e $MAPS/decap_addresses ]] || batch+="map show pinned $MAPS/decap_addresses"$'\n'
+	[[ ! -e $MAPS/targets ]] || batch+="map show pinned $MAPS/rings"$'\n'"map show pinned $MAPS/targets"$'\n'"prog show"
 	exec awk "${scripts[@]}" < <(exec bpftool batch file - <<<"$batch" 2>/dev/null)
 }
 

@@ -312,7 +312,11 @@ copy_command() {
 	refuses 2 "'web2' is not understood here: from, gue-port, generic or off would be" decap veth6 web2
 	refuses 2 "'10.0.0.0/64' is not a prefix" decap veth6 from 10.0.0.0/64
 	refuses 2 "'now' is too much" decap veth6 off now
-	refuses 1 "'veth6' has no decap" decap veth6 off
+	refuses 1 "no device 'veth9'" decap veth9 off
+	refuses 2 "from needs the balancers' addresses" decap veth6 from generic
+	refuses 2 "'::/0' cannot be used" decap veth6 from ::/0
+	refuses 2 "'10.1.0.1/32' is one address only" service s tcp 10.0.0.20:80 mode ipip spread 10.1.0.1/32
+	refuses 2 "'127.0.0.0/8' cannot be used" service s tcp 10.0.0.20:80 mode ipip spread 127.0.0.0/8
 	refuses 1 "'veth6' has the balancer, and an interface has one program" decap veth6 from 10.0.0.10
 	lb service g udp 10.0.0.20:53 mode gue gue-port 7000
 	refuses 1 "service 'g' is with gue-port 7000: lb.sh service del g first" service g udp 10.0.0.20:53 mode gue gue-port 7001

@@ -17,6 +17,7 @@ setup_file() {
 	unset LB_INSTANCE
 	cd "$TOP" || return
 	lab up >/dev/null
+	modprobe -qa fou fou6 2>/dev/null || true # which do not come by themselves, as the others do
 	for host in h2 h3; do make_tunnels "$host" || return 0; done
 	touch "$BATS_FILE_TMPDIR/tunnels"
 	lb up veth6

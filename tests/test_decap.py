@@ -219,8 +219,9 @@ def test_a_version_that_is_not_is_refused(decap, family, outer, gue):
 @pytest.mark.parametrize("within", [False, True], ids=["IP", "GUE"])
 def test_a_packet_that_is_wrapped_twice_is_refused(decap, family, outer, gue, within):
     inner = bare(packet_of(Segment, family))
-    for middle in (4, 6):
-        once = wrap(inner, middle, within)[14:]
+    options = IPv6ExtHdrDestOpt(bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+    for middle, words in ((4, {}), (6, {}), (6, {"extensions": [options]})):
+        once = wrap(inner, middle, within, **words)[14:]
         decap.drops(wrap(once, outer, gue), "nested")
 
 

@@ -45,10 +45,6 @@ def tos_of(packet):
     return packet.ip.get("tos", 0) if packet.family == 4 else packet.ip.get("tc", 0)
 
 
-def dont_fragment(packet):
-    return packet.family == 6 or packet.ip.get("flags", "") == "DF"
-
-
 def below(packet, backend):
     """The Ethernet header, with the packet's tags, towards a backend."""
     layers = Ether(src=LB.mac, dst=backend.mac)
@@ -57,13 +53,12 @@ def below(packet, backend):
     return layers
 
 
-def outer_header(way, packet, backend, source, out):
+def outer_header(way, packet, backend, source, out, may_fragment):
     """What nobody can know beforehand, a flow's label, port and identification, is taken from what came out."""
     protocol = 17 if way.mode == "gue" else 4 if packet.family == 4 else 41
     seen = Ether(out)
     if way.outer == 4:
-        number = 0 if dont_fragment(packet) else seen[IP].id
-        flags = "DF" if dont_fragment(packet) else 0
+        number, flags = (seen[IP].id, 0) if may_fragment else (0, "DF")
         header = IP(src=source, dst=backend.ip(4), tos=tos_of(packet), id=number, flags=flags, ttl=64, proto=protocol)
     else:
         label = seen[IPv6].fl
@@ -76,11 +71,11 @@ def outer_header(way, packet, backend, source, out):
     return header
 
 
-def sent_on(way, packet, out, backend=BACKEND, source=None):
+def sent_on(way, packet, out, backend=BACKEND, source=None, may_fragment=False):
     """The frame that the packet becomes."""
     if way.mode == "dsr":
         macs = bytes(Ether(src=LB.mac, dst=backend.mac))[:12]
         return macs + packet.frame[12:]
-    header = outer_header(way, packet, backend, source or LB.ip(way.outer), out)
+    header = outer_header(way, packet, backend, source or LB.ip(way.outer), out, may_fragment)
     inner = packet.frame[packet.ip_offset : len(packet.frame) - len(packet.padding)]
     return bytes(below(packet, backend) / header / Raw(inner)) + packet.padding
