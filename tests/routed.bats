@@ -485,6 +485,38 @@ open_sessions_with_both() {
 	all_sessions_answer back "${KINDS[@]}"
 }
 
+knows_mtu() { # HOST ADDRESS MTU
+	on "$1" ip -j route get "$2" | jq -e --argjson mtu "$3" '.[0].metrics[0].mtu == $mtu' >/dev/null
+}
+
+# As in the picture b1 has no other way to clients than by the balancer's host, that forwards as a router here.
+host_forwards() { # 0|1
+	on lb sysctl -q -w net.ipv4.conf.all.forwarding="$1" net.ipv6.conf.all.forwarding="$1"
+}
+
+@test "in modes ipip and gue the client learns of a smaller MTU on the way to a backend, in mode dsr none is behind routers" {
+	local row mode vip backend mtu
+	head -c 2000000 "$BIG" >"$BATS_TEST_TMPDIR/file"
+	host_forwards 1
+	for row in "ipip 192.0.2.20 10.2.1.2 1280" "gue 192.0.2.21 10.2.1.2 1272"; do
+		read -r mode vip backend mtu <<<"$row"
+		lb service "$mode" tcp "$vip" mode "$mode" noaddress # or the host would take replies for forged
+		lb backend "$backend" service "$mode"
+		lb backend help "$mode" >"$BATS_TEST_TMPDIR/help"
+		on b1 bash -euo pipefail "$BATS_TEST_TMPDIR/help"
+		on c1 curl -sS --fail --max-time 60 -T "$BATS_TEST_TMPDIR/file" "http://$vip/$mode"
+		cmp "$BATS_FILE_TMPDIR/b1/$mode" "$BATS_TEST_TMPDIR/file"
+		knows_mtu c1 "$vip" "$mtu" || { on c1 ip route get "$vip" && false; }
+		lb service del "$mode"
+	done
+	"$TOP/lb.sh" -n "${PREFIX}b1" decap to-r2 off
+	host_forwards 0
+	lb service dsr tcp 192.0.2.20:80 mode dsr
+	run -1 lb backend 10.2.1.2 service dsr
+	output_has "10.2.1.2 cannot be in service 'dsr': it is behind the router 10.0.2.1"
+	lb service del dsr
+}
+
 @test "an interface that was forgotten is named, with what to do about it" {
 	output=$(<"$BATS_FILE_TMPDIR/without-to-r2")
 	output_has "10.2.1.2 is reached by to-r2" "2001:db8:2:1::2 is reached by to-r2" "up to-r2"

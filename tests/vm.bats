@@ -14,7 +14,7 @@ vm() { # WORDS...
 require_machine() {
 	require_root
 	require_tool qemu-system-x86_64 busybox cpio depmod
-	compgen -G "${XDG_CACHE_HOME:-$HOME/.cache}/xdp_lb/kernels/6.1.*" >/dev/null || skip "no kernel here yet: tests/vm.sh 6.1"
+	compgen -G "${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/xdp_lb/kernels/6.1.*" >/dev/null || skip "no kernel here yet: tests/vm.sh 6.1"
 }
 
 @test "what is missing for it is named, with the packages that have it" {

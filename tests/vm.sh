@@ -8,7 +8,7 @@ set -euo pipefail
 # The first is for who runs the machine, the second for what is in it.
 NEEDED=(qemu-system-x86_64:qemu-system-x86 dpkg-deb:dpkg cpio:cpio flock:util-linux setpriv:util-linux timeout:coreutils
 	busybox:busybox-static depmod:kmod xz:xz-utils)
-CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/xdp_lb/kernels
+CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/xdp_lb/kernels
 # To come to its files: the bus, the file system that leads to them, and one for what is written.
 MODULES=(virtio_pci virtio_console 9pnet_virtio 9p overlay)
 # What the kernel says when it found a fault in itself.
