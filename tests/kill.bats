@@ -17,6 +17,8 @@ STEPS=(
 	'backend 10.0.0.3 weight 3'
 	'service quic udp 10.0.0.20:443 mode dnat quic 4'
 	'backend 10.0.0.3 service quic quic-id 01020304'
+	'service tunnel tcp 10.0.0.20:90 mode gue spread 10.99.0.0/16'
+	'backend 10.0.0.3 service tunnel mtu 1400'
 	'snat 10.0.0.50'
 	'backend drain 10.0.0.2'
 	'backend down 10.0.0.3'
@@ -30,10 +32,14 @@ STEPS=(
 	'backend 10.0.0.2 service web weight 2'
 	'timeout udp 100'
 	'service del quic'
+	'service del tunnel'
 	'service del site'
 	'service del web'
 	'down veth6'
 	'down'
+	'decap veth6 from 10.0.0.1 2001:db8::/64'
+	'decap veth6 from 10.0.0.2'
+	'decap veth6 off'
 )
 
 setup_file() {
@@ -65,7 +71,7 @@ state() {
 	[[ -e $(pin settings) ]] || return 0
 	map_dump settings | jq -c '.[0].value
 		| [.udp_timeout, .nat_port_first, .nat_port_last, .lo_forwarding, .hz >= 90 and .hz <= 1100]'
-	for map in services backends members quic_servers returns addresses; do map_dump "$map" | jq -c 'sort | .[]'; done
+	for map in services backends members quic_servers returns addresses decap decap_addresses decap_sources; do map_dump "$map" | jq -c 'sort | .[]'; done
 	map_dump snat | jq -c '.[].value | [.count4, .ipv4[:2]]'
 	bpftool map dump pinned "$(pin rings)" | awk '$1 == "key:" { print "ring", $2, $3 }'
 	for id in $(map_dump services | jq 'map(.value.id) | sort | .[]'); do
@@ -225,7 +231,7 @@ nothing_leaked() {
 		kill_step "$i"
 		((STATUS != 137)) || killed=$((killed + 1))
 		answers 10.0.0.10
-		[[ $i -lt 3 || $i -gt 20 ]] || answers 10.0.0.20
+		[[ $i -lt 3 || $i -gt 23 ]] || answers 10.0.0.20
 		repeat_step "$i"
 		diff "$BATS_TEST_TMPDIR/state$i" <(state)
 	done
