@@ -11,7 +11,7 @@ KERNELS=(6.1 6.12)
 # What says nothing of a kernel is left out: messages, the labs themselves, commands that are killed.
 TESTS=(tests/test_*.py tests/{ping,services,ports,routed,traffic,direct,peers,ring,vlan,netem}.bats)
 # All is some twenty times slower there.
-SHORTER=(FRAMES=6000 FLOOD=10000 CONNECTIONS=40 BIG=20000000 LOAD_SECONDS=30)
+SHORTER=(FRAMES=6000 FLOOD=10000 CONNECTIONS=40 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60)
 # For `quick`: of each kind of packet, mode and family one, a ring, and the article's lab.
 QUICK_TESTS=(tests/test_{packets,tcp_udp,icmp_errors,fragments,ring}.py tests/ping.bats)
 QUICK='^test_a_request_goes_to_a_backend_and_the_reply_comes_back.IPv., (without a tag|eight.*with a service tag and a tag)'

@@ -104,7 +104,7 @@ measure() { # ADDRESS OPTION...
 # wrk counts what fails; here no connection lasts for longer than a request.
 many_connections() { # ADDRESS
 	local report=$BATS_TEST_TMPDIR/wrk
-	(ulimit -n 4096 && on h1 wrk -t 2 -c 2000 -d "${LOAD_SECONDS:-2}s" --timeout 10s -H 'Connection: close' \
+	(ulimit -n 4096 && on h1 wrk -t 2 -c "${CLIENTS:-2000}" -d "${LOAD_SECONDS:-2}s" --timeout 10s -H 'Connection: close' \
 		"http://$(at_port "$1" 80)/") >"$report"
 	if grep -E 'Socket errors|Non-2xx' "$report"; then false; fi
 	(($(awk '/ requests in / { print $1 }' "$report") >= 2000)) || fail "$(<"$report")"
