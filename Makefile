@@ -59,6 +59,7 @@ $(OBJECTS): %.o: %.c .flags
 
 deps: ## install through apt what is missing to build, run, test and lint
 deps-kernels: ## and what test-kernels needs: qemu, and each clang that Debian has
+deps-kernels: deps # first: apt may know of no clang before
 deps-kernels: PACKAGES += $(call packages,$(KERNELS)) $(CLANGS)
 deps deps-kernels:
 	@missing="$(MISSING)"; \

@@ -19,6 +19,12 @@ require_tool() { # TOOL...
 	done
 }
 
+# For what not every kernel has. Those that tests/vm.sh runs have it.
+skip_or_fail() { # TEXT
+	[[ ! -e /run/machine/start ]] || { echo "$1: but this one should have" && return 1; }
+	skip "$1"
+}
+
 # A prefix that no other run has: the lab of a run that was killed cannot get in the way.
 lab_prefix() {
 	echo "t$$-"

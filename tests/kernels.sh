@@ -6,6 +6,7 @@
 # of it. The last line says how many passed and failed, objects that load among them.
 set -euo pipefail
 
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OLDEST_CLANG=14
 KERNELS=(6.1 6.12)
 # What says nothing of a kernel is left out: messages, the labs themselves, commands that are killed.
@@ -39,16 +40,14 @@ die() {
 # Each line of the table begins with "verifier"; the last line is that of tests/run, with the objects added.
 inside() { # KERNEL FILE... -- WORDS OF tests/run...
 	local kernel=$1 object loaded=0 refused=0 lines status=0
-	lines=$(mktemp)
 	shift
 	while [[ $1 != -- ]]; do
 		object=$1
 		shift
-		tests/loads.py "$object" >"$lines" && loaded=$((loaded + 1)) || refused=$((refused + 1))
+		lines=$(tests/loads.py "$object") && loaded=$((loaded + 1)) || refused=$((refused + 1))
 		object=${object##*/}
-		sed "s|^[^ ]*|verifier $kernel ${object%.o}|" "$lines"
+		[[ -z $lines ]] || awk -v begin="verifier $kernel ${object%.o}" '{ $1 = begin } 1' <<<"$lines"
 	done
-	rm "$lines"
 	shift
 	if (($#)); then env "${SHORTER[@]}" tests/run "$@" || status=$?; fi
 	echo "objects: $loaded passed, $refused failed"
@@ -106,7 +105,7 @@ print_table() {
 
 # Adds up what the machines said; one that said nothing, or failed though no test did, is a failure.
 add_up() { # KERNEL...
-	local kernel passed=0 failed=0 skipped=0 f
+	local kernel passed=0 failed=0 skipped=0 p f s
 	for kernel; do
 		read -r p f s < <(awk '
 			/^objects: / { p += $2; f += $4; whole = 1 }
@@ -120,7 +119,6 @@ add_up() { # KERNEL...
 	((failed == 0 && passed > 0))
 }
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ${1:-} == inside ]]; then
 	inside "${@:2}"
 	exit
@@ -128,7 +126,7 @@ fi
 COMPILERS=() WORDS=("${TESTS[@]}") SECONDS_EACH=14400
 if [[ ${1:-} == quick ]]; then
 	shift
-	KERNELS=(6.1) WORDS=(-f "$QUICK" "${QUICK_TESTS[@]}") SECONDS_EACH=900 COMPILERS=(clang)
+	KERNELS=(6.1) WORDS=(-f "$QUICK" "${QUICK_TESTS[@]}") SECONDS_EACH=900 COMPILERS=("${CLANG:-clang}")
 fi
 case ${1:-} in
 -h | --help) usage && exit ;;
@@ -142,7 +140,7 @@ for kernel in "${KERNELS[@]}"; do tests/vm.sh "$kernel" || exit; done
 
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
-trap 'for pid in $(jobs -pr); do kill -- "-$pid"; done 2>/dev/null; exit 130' INT TERM
+trap 'for pid in $(jobs -pr); do kill -- "-$pid"; done 2>/dev/null; wait; exit 130' HUP INT TERM
 mapfile -t OBJECTS < <(build "$WORK" "${COMPILERS[@]}")
 ((${#OBJECTS[@]} == ${#COMPILERS[@]})) || exit 1
 HERE=$(uname -r)

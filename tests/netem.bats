@@ -35,7 +35,7 @@ teardown_file() {
 
 setup() {
 	require_traffic
-	[[ -e $BATS_FILE_TMPDIR/bad ]] || skip "this kernel has no netem"
+	[[ -e $BATS_FILE_TMPDIR/bad ]] || skip_or_fail "this kernel has no netem"
 }
 
 teardown() {

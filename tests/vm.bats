@@ -6,8 +6,9 @@
 bats_require_minimum_version 1.5.0
 load helpers
 
+# With a kernel that is here.
 vm() { # WORDS...
-	"$TOP/tests/vm.sh" "$@"
+	VM_CACHED=1 "$TOP/tests/vm.sh" "$@"
 }
 
 # A machine of the oldest kernel, if it has been fetched: tests of these are not to download it.
@@ -20,10 +21,9 @@ require_machine() {
 @test "what is missing for it is named, with the packages that have it" {
 	local tool bin=$BATS_TEST_TMPDIR/bin
 	mkdir "$bin"
-	for tool in bash dirname uname dpkg-deb cpio flock setpriv timeout xz; do ln -s "$(type -P "$tool")" "$bin"; done
-	for tool in "$TOP/tests/vm.sh" "$TOP/tests/kernels.sh"; do
-		sed 's|:/usr/sbin:/sbin||' "$tool" >"$BATS_TEST_TMPDIR/${tool##*/}"
-	done
+	ln -s "$(type -P bash)" "$bin"
+	for tool in dpkg-deb cpio flock setpriv timeout xz; do ln -s /bin/true "$bin/$tool"; done # looked for only
+	sed 's|:/usr/sbin:/sbin||' "$TOP/tests/vm.sh" >"$BATS_TEST_TMPDIR/vm.sh"
 	PATH=$bin run -125 bash "$BATS_TEST_TMPDIR/vm.sh" 6.1 true
 	output_has "apt-get install qemu-system-x86 busybox-static kmod"
 }
