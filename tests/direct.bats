@@ -140,6 +140,18 @@ upload() { # ADDRESS MTU
 	((after == before + 1))
 }
 
+@test "unwrapping on generic XDP does the same" {
+	local vip host
+	for host in h2:veth2 h3:veth4; do
+		"$TOP/lb.sh" -n "$PREFIX${host%:*}" decap "${host#*:}" off
+		"$TOP/lb.sh" -n "$PREFIX${host%:*}" decap "${host#*:}" generic from 10.0.0.10 2001:db8::10
+		"$TOP/lb.sh" -n "$PREFIX${host%:*}" -j status | jq -e '.decap.devices[0].mode == "generic"'
+	done
+	serve_http h2 80
+	serve_http h3 80
+	for vip in "${DIRECT_VIPS[@]:4}"; do [[ $(answers "$vip" 80 | cut -d' ' -f1) == $'h2\nh3' ]]; done
+}
+
 @test "a service in mode nat has the same backends beside these" {
 	lb service web tcp 10.0.0.20:80
 	lb backend 10.0.0.2 service web

@@ -342,6 +342,70 @@ def test_packets_of_ipv6_of_1280_octets_are_never_refused(balancer, slow_clock, 
         balancer.lb("backend", address, "service", service.name(6), "mtu", "auto")
 
 
+# --- Whatever comes ---
+
+
+def rebuilt(packet):
+    """scapy's idea of the packet's lengths and checksums."""
+    packet = packet.copy()
+    for layer in (packet, packet.payload):
+        for name in ("len", "plen", "chksum", "cksum"):
+            if name in layer.fields:
+                layer.delfieldval(name)
+    return bytes(packet)
+
+
+def outer_is_right(way, frame, inner):
+    """Of a wrapped packet. In GUE over IPv6 its checksum rests on the inner one's being right: if that is wrong, so is this."""
+    outer = Ether(frame).getlayer(IP if way.outer == 4 else IPv6)
+    header = outer.copy()
+    (header[UDP] if way.mode == "gue" else header).remove_payload()
+    right = header / Raw(inner)
+    if way.mode == "gue" and way.outer == 4:
+        zero = right.copy()
+        return bytes(outer) == rebuilt(zero)[:26] + b"\0\0" + inner
+    if bytes(outer) == rebuilt(right):
+        return True
+    wrong_inside = rebuilt(IP(inner) if inner[0] >> 4 == 4 else IPv6(inner)) != inner
+    at = 46  # the UDP checksum
+    return way.mode == "gue" and wrong_inside and bytes(outer)[:at] == rebuilt(right)[:at] and bytes(outer)[at + 2 :] == inner
+
+
+@both_families
+@every_way
+def test_any_octet_may_be_anything(balancer, slow_clock, way, family):
+    """What is sent on is as it came, in a wrapping that is right; the rest is left to the host as it came, or dropped."""
+    rng = random.Random(f"{way} {family}")
+    packets = [way.service(kind).packet(family, tags=tags, payload=rng.randbytes(40)) for kind in KINDS for tags in TAGS.values()]
+    frames, places = [], []
+    for packet in packets:
+        destination = packet.ip_offset + (16 if family == 4 else 24)
+        others = [at for at in range(12, len(packet.frame)) if not destination <= at < destination + (4 if family == 4 else 16)]
+        for _ in range(150):
+            frame = bytearray(packet.frame)
+            for at in rng.sample(others, rng.choice((1, 1, 1, 2, 4))):
+                frame[at] = rng.randrange(256)
+            frames.append(bytes(frame[: rng.choice((len(frame), len(frame), rng.randrange(14, len(frame))))]))
+            places.append(packet.ip_offset)
+    sent = 0
+    for frame, result, at in zip(frames, balancer.run_all(frames), places):
+        if result.verdict == Verdict.TX:
+            sent += 1
+            tags = len(frame) - at  # the IP packet, with what follows it
+            assert len(result.frame) == len(frame) + way.overhead
+            assert result.frame[-tags:] == frame[at:] or not way.overhead
+            if way.overhead:
+                length = int.from_bytes(frame[at + 2 : at + 4], "big") if family == 4 else 40 + int.from_bytes(frame[at + 4 : at + 6], "big")
+                whole = result.frame[: at + way.overhead + length]
+                assert outer_is_right(way, whole, frame[at : at + length])
+            else:
+                assert result.frame[12:] == frame[12:]
+        else:
+            assert result.verdict in (Verdict.PASS, Verdict.DROP)
+            assert result.verdict == Verdict.DROP or result.frame == frame
+    assert sent > len(frames) // 10
+
+
 # --- Another reader ---
 
 
