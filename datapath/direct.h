@@ -132,19 +132,23 @@ static __noinline int direct_forward(struct xdp_md *ctx, const struct packet *pk
 				     const struct service *service, const struct settings *conf,
 				     __u32 backend)
 {
-	struct flow flow = { .backend = backend };
 	struct target *target = target_get(backend);
+	struct flow *flow = flow_work_get();
 
+	if (!flow)
+		return XDP_DROP;
 	if (!target)
 		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);
 	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
 		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
-	direct_init_flow(&flow, pkt, service, conf, target);
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->backend = backend;
+	direct_init_flow(flow, pkt, service, conf, target);
 	if (packet_is_syn(pkt))
 		count_opened(backend);
 	if (pkt->is_first)
-		fragment_remember(pkt, &flow, 0, target->dst_mac, target->src_mac);
-	return direct_send(ctx, pkt, conf, &flow, target);
+		fragment_remember(pkt, flow, 0, target->dst_mac, target->src_mac);
+	return direct_send(ctx, pkt, conf, flow, target);
 }
 
 /* A later fragment of a packet that went the same way. */

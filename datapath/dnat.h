@@ -13,9 +13,9 @@
 #include "target.h"
 
 /* A client's packet for the service, which goes to the backend of that id. */
-static __noinline int dnat_forward(struct xdp_md *ctx, const struct packet *pkt,
-				   const struct service *service, const struct settings *conf,
-				   __u32 backend)
+static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet *pkt,
+					const struct service *service, const struct settings *conf,
+					__u32 backend)
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct flow flow = {

@@ -23,21 +23,28 @@ static __always_inline void fragment_init_key(struct fragment_key *key, const st
 	key->protocol = pkt->is_ipv6 ? 0 : pkt->tuple.protocol;
 }
 
-/* Where an entry is put together, on each CPU: it is too much for the stack. Not pinned. */
+/* Where a flow that is not in `flows` is put together, on each CPU: it is too much for the stack. Not pinned. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct flow);
-} fragment_work SEC(".maps");
+} flow_work SEC(".maps");
+
+/* Never NULL; see settings_get(). */
+static __always_inline struct flow *flow_work_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&flow_work, &zero);
+}
 
 /* Of a first fragment that goes where `flow` says, out of the interface, and between the MAC addresses. */
 static __noinline long fragment_remember(const struct packet *pkt, const struct flow *flow,
 					 __u32 ifindex, const __u8 *dst_mac, const __u8 *src_mac)
 {
 	struct fragment_key key;
-	__u32 zero = 0;
-	struct flow *copy = bpf_map_lookup_elem(&fragment_work, &zero);
+	struct flow *copy = flow_work_get(); /* may be `flow` itself */
 
 	if (!copy)
 		return -1;
