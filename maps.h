@@ -589,7 +589,6 @@ struct {
  */
 struct decap {
 	__u32 gue_port; /* host order */
-	__u32 sources; /* how many prefixes decap_sources has; 0: packets are taken from anybody */
 };
 
 struct {
@@ -610,7 +609,7 @@ struct {
 	__type(value, __u32); /* always 1 */
 } decap_addresses SEC(".maps");
 
-/* decap_sources: the balancers from whom packets are taken. */
+/* decap_sources: from whom packets are taken, the balancers; a prefix of 0 bits is anybody. */
 struct prefix {
 	__u32 bits; /* of the 16 octets, 96 and more for IPv4 */
 	__u8 octets[16];

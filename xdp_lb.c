@@ -13,6 +13,7 @@
 #include "datapath/dnat.h"
 #include "datapath/nat.h"
 #include "datapath/packet.h"
+#include "datapath/path.h"
 #include "datapath/send.h"
 #include "datapath/service.h"
 #include "datapath/settings.h"
@@ -38,11 +39,10 @@ int xdp_lb(struct xdp_md *ctx)
 	parsed = packet_parse(ctx, &pkt);
 	if (pkt.is_first)
 		fragment_forget(&pkt);
-	if (parsed) {
-		if (pkt.kind == PACKET_ERROR)
-			path_learn(ctx, &pkt, conf);
+	if (pkt.kind == PACKET_ERROR)
+		path_learn(ctx, &pkt, conf);
+	if (parsed)
 		return XDP_PASS;
-	}
 	if (pkt.kind == PACKET_LATER)
 		return send_later(ctx, &pkt, conf);
 
@@ -53,11 +53,8 @@ int xdp_lb(struct xdp_md *ctx)
 			return nat_return(ctx, &pkt, conf, reply);
 		service = service_of_address(&pkt);
 	}
-	if (!service) {
-		if (pkt.kind == PACKET_ERROR)
-			path_learn(ctx, &pkt, conf);
+	if (!service)
 		return dnat_return(ctx, &pkt, conf);
-	}
 	if (pkt.ttl <= 1 && !mode_is_direct(service->mode))
 		return finish(ctx, &pkt, conf, service->id, REASON_TTL_EXPIRED);
 	if (service->mode == MODE_NAT)

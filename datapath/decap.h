@@ -16,15 +16,13 @@
 #define ECN_CE 3
 #define MAX_WRAPPING 512 /* octets of the outer headers, options and extension headers included */
 
-/* A wrapped packet: where things are in it. */
 struct wrapped {
-	struct addr source; /* of the outer header */
-	struct addr destination;
-	__u32 outer; /* offset of the outer header, from the frame's first octet */
-	__u32 inner; /* and of the inner one */
+	struct packet outer; /* its addresses, and where it begins */
+	__u32 inner; /* where the packet in it begins, from the frame's first octet */
 	__u32 payload; /* octets from there on */
 	__u8 protocol; /* what the inner packet is said to be; 0: it tells itself */
 	__u8 tos; /* of the outer header */
+	__u8 pad[6];
 };
 
 static __always_inline int decap_finish(const struct xdp_md *ctx, enum decap_reason reason)
@@ -37,55 +35,23 @@ static __always_inline int decap_finish(const struct xdp_md *ctx, enum decap_rea
 	return XDP_DROP;
 }
 
-/* The outer header. Returns the protocol behind it, or NOT_OURS for what cannot be a wrapped packet. */
-static __always_inline int decap_parse_ip(struct xdp_md *ctx, struct cursor *cursor,
-					  struct wrapped *wrapped)
-{
-	struct ip_info info = {};
-	struct ipv6hdr *ip6;
-	struct ethhdr *eth;
-	struct iphdr *ip4;
-	int protocol;
-
-	switch (parse_eth(cursor, &eth)) {
-	case bpf_htons(ETH_P_IP):
-		wrapped->outer = cursor_offset(ctx, cursor->pos);
-		protocol = parse_ipv4(ctx, cursor, &ip4, &info);
-		if (protocol == NOT_OURS)
-			return NOT_OURS;
-		addr_from_ipv4(&wrapped->source, ip4->saddr);
-		addr_from_ipv4(&wrapped->destination, ip4->daddr);
-		wrapped->tos = ip4->tos;
-		break;
-	case bpf_htons(ETH_P_IPV6):
-		wrapped->outer = cursor_offset(ctx, cursor->pos);
-		protocol = parse_ipv6(ctx, cursor, &ip6, &info);
-		if (protocol == NOT_OURS)
-			return NOT_OURS;
-		addr_from_ipv6(&wrapped->source, &ip6->saddr);
-		addr_from_ipv6(&wrapped->destination, &ip6->daddr);
-		wrapped->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
-		break;
-	default:
-		return NOT_OURS;
-	}
-	wrapped->payload = info.payload;
-	return info.fragment ? NOT_OURS : protocol;
-}
-
 /* Is it a wrapped packet for this host? Not static, so that the verifier looks at it once. */
 __weak __noinline int decap_parse(struct xdp_md *ctx, struct wrapped *wrapped)
 {
 	struct cursor cursor = cursor_init(ctx);
 	__u32 zero = 0;
 	struct decap *conf = bpf_map_lookup_elem(&decap, &zero);
+	struct ip_info info = {};
 	struct udphdr *udp;
 	struct addr own;
 	int protocol;
 
 	if (!wrapped || !conf)
 		return NOT_OURS;
-	protocol = decap_parse_ip(ctx, &cursor, wrapped);
+	protocol = packet_parse_ip(ctx, &cursor, &wrapped->outer, &info);
+	if (info.fragment)
+		return NOT_OURS;
+	wrapped->payload = info.payload;
 	if (protocol == IPPROTO_UDP) {
 		udp = cursor_take(&cursor, struct udphdr);
 		if (!udp || wrapped->payload < sizeof(*udp) ||
@@ -93,24 +59,21 @@ __weak __noinline int decap_parse(struct xdp_md *ctx, struct wrapped *wrapped)
 			return NOT_OURS;
 		wrapped->payload -= sizeof(*udp);
 		protocol = 0;
-	} else if (protocol != IPPROTO_IPV4 && protocol != IPPROTO_IPV6) {
+	} else if (protocol != IPPROTO_IPIP && protocol != IPPROTO_IPV6) {
 		return NOT_OURS;
 	}
 	wrapped->protocol = protocol;
 	wrapped->inner = cursor_offset(ctx, cursor.pos);
-	own = wrapped->destination;
+	wrapped->tos = packet_tos(ctx, &wrapped->outer);
+	own = wrapped->outer.tuple.destination;
 	return bpf_map_lookup_elem(&decap_addresses, &own) ? 0 : NOT_OURS;
 }
 
 static __always_inline bool decap_is_allowed(const struct wrapped *wrapped)
 {
 	struct prefix key = { .bits = 128 };
-	__u32 zero = 0;
-	struct decap *conf = bpf_map_lookup_elem(&decap, &zero);
 
-	if (!conf || !conf->sources)
-		return true;
-	__builtin_memcpy(key.octets, &wrapped->source, sizeof(key.octets));
+	__builtin_memcpy(key.octets, &wrapped->outer.tuple.source, sizeof(key.octets));
 	return bpf_map_lookup_elem(&decap_sources, &key);
 }
 
@@ -136,7 +99,7 @@ static __always_inline bool decap_is_nested(const struct xdp_md *ctx, __u8 next,
 	struct decap *conf = bpf_map_lookup_elem(&decap, &zero);
 	struct udphdr *udp;
 
-	if (next == IPPROTO_IPV4 || next == IPPROTO_IPV6)
+	if (next == IPPROTO_IPIP || next == IPPROTO_IPV6)
 		return true;
 	if (next != IPPROTO_UDP || is_later || !conf)
 		return false;
@@ -195,7 +158,7 @@ static __always_inline enum decap_reason decap_check_ipv6(struct xdp_md *ctx,
 static __always_inline bool decap_unwrap(struct xdp_md *ctx, const struct wrapped *wrapped,
 					 bool is_ipv6)
 {
-	__u32 less = wrapped->inner - wrapped->outer, l2 = wrapped->outer;
+	__u32 l2 = wrapped->outer.l3, less = wrapped->inner - l2;
 	__u8 octets[32] = {}; /* more than MAX_L3_OFFSET, and a power of 2 */
 	__be16 *type;
 

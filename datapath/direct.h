@@ -57,12 +57,13 @@ static __always_inline int direct_send(struct xdp_md *ctx, const struct packet *
 				       const struct settings *conf, const struct flow *flow,
 				       const struct target *target)
 {
-	struct tunnel tunnel = {};
+	struct tunnel tunnel = {
+		.inner = packet_length(ctx, pkt),
+		.tos = packet_tos(ctx, pkt),
+	};
 	__u32 overhead = 0, limit;
 	int action;
 
-	if (!tunnel_take(ctx, pkt, &tunnel))
-		return XDP_DROP;
 	if (flow->direction != FLOW_DSR) {
 		tunnel.is_gue = flow->direction == FLOW_GUE;
 		tunnel.is_ipv6 = !addr_is_ipv4(&flow->destination);

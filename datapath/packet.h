@@ -122,6 +122,34 @@ static __always_inline __u16 cursor_offset(const struct xdp_md *ctx, const void 
 	return pos - (void *)(long)ctx->data;
 }
 
+/* Octets of the IP packet, without padding behind it; 0 if it cannot be read. */
+static __always_inline __u32 packet_length(const struct xdp_md *ctx, const struct packet *pkt)
+{
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+
+	if (pkt->is_ipv6) {
+		ip6 = packet_at(ctx, pkt->l3, sizeof(*ip6));
+		return ip6 ? sizeof(*ip6) + bpf_ntohs(ip6->payload_len) : 0;
+	}
+	ip4 = packet_at(ctx, pkt->l3, sizeof(*ip4));
+	return ip4 ? bpf_ntohs(ip4->tot_len) : 0;
+}
+
+/* Its TOS octet, or traffic class: DSCP and ECN. */
+static __always_inline __u8 packet_tos(const struct xdp_md *ctx, const struct packet *pkt)
+{
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+
+	if (pkt->is_ipv6) {
+		ip6 = packet_at(ctx, pkt->l3, sizeof(*ip6));
+		return ip6 ? ip6->priority << 4 | ip6->flow_lbl[0] >> 4 : 0;
+	}
+	ip4 = packet_at(ctx, pkt->l3, sizeof(*ip4));
+	return ip4 ? ip4->tos : 0;
+}
+
 /* From the frame's first octet to the transport header. Returns the IP protocol or NOT_OURS. */
 static __always_inline int packet_parse_ip(struct xdp_md *ctx, struct cursor *cursor,
 					   struct packet *pkt, struct ip_info *info)

@@ -116,17 +116,6 @@ static __always_inline bool too_big_write_ipv6(struct xdp_md *ctx, const struct 
 	return true;
 }
 
-/* Of the IP packet, without padding; 0 if it cannot be read. */
-static __always_inline __u32 ip_length(const struct xdp_md *ctx, const struct packet *pkt)
-{
-	struct ipv6hdr *ip6 = packet_at(ctx, pkt->l3, sizeof(*ip6));
-	struct iphdr *ip4 = packet_at(ctx, pkt->l3, sizeof(*ip4));
-
-	if (pkt->is_ipv6)
-		return ip6 ? sizeof(*ip6) + bpf_ntohs(ip6->payload_len) : 0;
-	return ip4 ? bpf_ntohs(ip4->tot_len) : 0;
-}
-
 /*
  * The packet becomes the answer to it: packets of `mtu` octets would do. Returns the XDP action. Called once the packet
  * is counted.
@@ -134,7 +123,7 @@ static __always_inline __u32 ip_length(const struct xdp_md *ctx, const struct pa
 static __noinline int too_big_answer(struct xdp_md *ctx, const struct packet *pkt,
 				     const struct settings *conf, __u32 mtu)
 {
-	__u32 length = ip_length(ctx, pkt);
+	__u32 length = packet_length(ctx, pkt);
 	__u32 most = pkt->is_ipv6 ? QUOTE_IPV6 : QUOTE_IPV4, quoted = length < most ? length : most;
 	__u32 more = (pkt->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) +
 		     sizeof(struct icmp_too_big);

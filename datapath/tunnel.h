@@ -11,7 +11,6 @@
 
 #define GUE_SOURCE_PORTS \
 	0xc000 /* the ports of flows: those that are nobody's (RFC 6335, section 6) */
-#define IPPROTO_IPV4 IPPROTO_IPIP
 
 /*
  * What the outer headers are made of, beside a flow: that has their addresses and ports, and in `state` a hash, the
@@ -32,34 +31,11 @@ static __always_inline __u32 tunnel_overhead(const struct tunnel *tunnel)
 	       (tunnel->is_gue ? sizeof(struct udphdr) : 0);
 }
 
-/* Takes from the packet what the outer header has of it. */
-static __always_inline bool tunnel_take(const struct xdp_md *ctx, const struct packet *pkt,
-					struct tunnel *tunnel)
-{
-	struct ipv6hdr *ip6;
-	struct iphdr *ip4;
-
-	if (pkt->is_ipv6) {
-		ip6 = packet_at(ctx, pkt->l3, sizeof(*ip6));
-		if (!ip6)
-			return false;
-		tunnel->inner = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
-		tunnel->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
-	} else {
-		ip4 = packet_at(ctx, pkt->l3, sizeof(*ip4));
-		if (!ip4)
-			return false;
-		tunnel->inner = bpf_ntohs(ip4->tot_len);
-		tunnel->tos = ip4->tos;
-	}
-	return true;
-}
-
 static __always_inline __u8 tunnel_protocol(const struct packet *pkt, const struct tunnel *tunnel)
 {
 	if (tunnel->is_gue)
 		return IPPROTO_UDP;
-	return pkt->is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IPV4;
+	return pkt->is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
 }
 
 static __always_inline void tunnel_write_ipv4(struct iphdr *ip, const struct packet *pkt,

@@ -80,11 +80,12 @@ parse_address() {
 	[[ $1 != *:* ]] || ADDRESS=$(octets_address "$OCTETS")
 	FAMILY=6
 	[[ $ADDRESS == *:* ]] || FAMILY=4
-	case $ADDRESS in
-	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | ff??:* | fe[89ab]?:*)
-		misuse "'$typed' cannot be used: not the address of a host that others reach"
-		;;
-	esac
+	! is_martian "$ADDRESS" || misuse "'$typed' cannot be used: not the address of a host that others reach"
+}
+
+# Of no host that others reach: this network, loopback, groups and what is above them, link-local.
+is_martian() {
+	[[ $1 == @(0.*|127.*|22[4-9].*|23[0-9].*|24[0-9].*|25[0-5].*|ff??:*|fe[89ab]?:*) ]]
 }
 
 # Sets, from ADDRESS, ADDRESS:PORT, [ADDRESS] or [ADDRESS]:PORT, what parse_address sets, and PORT, 0 if
@@ -103,9 +104,13 @@ parse_endpoint() {
 }
 
 parse_port() {
-	[[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -le 65535 ]] ||
-		misuse "'$1' in '$2' is not a port: a number from 1 to 65535 is"
+	require_port "$1" " in '$2'"
 	PORT=$1
+}
+
+# require_port WORD [WHERE]
+require_port() {
+	[[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -le 65535 ]] || misuse "'$1'${2:-} is not a port: a number from 1 to 65535 is"
 }
 
 # The reverse: endpoint ADDRESS PORT sets ENDPOINT. The name by which a backend is known.

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # On backends of the modes ipip and gue: the program that unwraps what a balancer has wrapped.
 
+ANYBODY='00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00' # a struct prefix of no bits
+
 # verb decap: DEV [from PREFIX...] [gue-port PORT] [generic], or DEV off.
 verb_decap() {
 	local device=${1:-}
@@ -39,7 +41,7 @@ parse_decap_words() {
 			done
 			;;
 		gue-port)
-			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] || misuse "'${2:-}' is not a port: a number from 1 to 65535 is"
+			require_port "${2:-}"
 			GUE_PORT=$2
 			shift
 			;;
@@ -59,9 +61,8 @@ decap_configure() {
 		own+=("$OCTETS")
 	done
 	decap_sync decap_addresses "${own[@]}"
-	if ((${#SOURCES[@]} == 0)); then map_update decap 0 : decap gue_port="$GUE_PORT"; fi
-	decap_sync decap_sources "${SOURCES[@]}"
-	map_update decap 0 : decap gue_port="$GUE_PORT" sources="${#SOURCES[@]}"
+	decap_sync decap_sources "${SOURCES[@]:-$ANYBODY}"
+	map_update decap 0 : decap gue_port="$GUE_PORT"
 	maps_flush
 }
 

@@ -54,10 +54,7 @@ parse_service_words() {
 		noaddress,*) NOADDRESS=1 && shift && continue ;;
 		mode,@(nat|dnat|dsr|ipip|gue)) MODE=$2 ;;
 		mode,*) misuse "'${2:-}' is not a mode: nat, dnat, dsr, ipip and gue are" ;;
-		gue-port,*)
-			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && $2 -le 65535 ]] || misuse "'${2:-}' is not a port: a number from 1 to 65535 is"
-			GUE_PORT=$2
-			;;
+		gue-port,*) require_port "${2:-}" && GUE_PORT=$2 ;;
 		spread,*) require_spread "${2:-}" && SPREAD=$PREFIX ;;
 		hash,@(5tuple|source)) HASH=$2 ;;
 		hash,*) misuse "'${2:-}' is no hash: 5tuple and source are" ;;
@@ -85,11 +82,7 @@ parse_service_words() {
 require_spread() {
 	prefix_parse "$1"
 	[[ $PREFIX_MASK == *[!0\ ]* ]] || misuse "'$1' is one address only: a prefix of several would be, like 10.99.0.0/16"
-	case $PREFIX in
-	0.* | 127.* | 22[4-9].* | 23[0-9].* | 24[0-9].* | 25[0-5].* | ff??:* | fe[89ab]?:*)
-		misuse "'$1' cannot be used: not addresses of hosts that others reach"
-		;;
-	esac
+	! is_martian "$PREFIX" || misuse "'$1' cannot be used: not addresses of hosts that others reach"
 }
 
 # A prime: only then does each member's permutation reach every slot.

@@ -20,6 +20,8 @@ FOREIGN = {4: "10.0.0.12", 6: "2001:db8:7::12"}
 PORT = 6081
 INNER = {4: 4, 6: 41}
 KINDS = (Segment, Datagram, Echo)
+COMMAND = "decap", "back", "gue-port", str(PORT)
+SOURCES = LB.ipv4, "2001:db8::/60", "10.99.0.0/16"
 both_outer = pytest.mark.parametrize("outer", [4, 6], ids=["in IPv4", "in IPv6"])
 both_forms = pytest.mark.parametrize("gue", [False, True], ids=["IP", "GUE"])
 
@@ -69,7 +71,7 @@ class Decap:
 def fixture_decap(balancer):
     balancer.ip("link", "add", "back", "type", "veth", "peer", "name", "back-peer")
     try:
-        balancer.lb("decap", "back", "from", LB.ipv4, "2001:db8::/60", "10.99.0.0/16", "gue-port", str(PORT))
+        balancer.lb(*COMMAND, "from", *SOURCES)
         yield Decap(balancer, "back")
         balancer.lb("decap", "back", "off")
         assert balancer.interface("back")[1] is None
@@ -163,6 +165,17 @@ def test_a_foreign_source_is_refused(decap, family, outer, gue):
         assert decap.run(wrap(inner, outer, gue, src=source)).verdict == Verdict.PASS
     for source in beside[outer]:
         decap.drops(wrap(inner, outer, gue, src=source), "foreign")
+
+
+def test_without_from_packets_are_taken_from_anybody(decap):
+    frames = [wrap(bare(packet_of(Segment, 4)), outer, False, src=FOREIGN[outer]) for outer in (4, 6)]
+    decap.balancer.lb(*COMMAND)
+    try:
+        assert [decap.run(frame).verdict for frame in frames] == [Verdict.PASS, Verdict.PASS]
+    finally:
+        decap.balancer.lb(*COMMAND, "from", *SOURCES)
+    for frame in frames:
+        decap.drops(frame, "foreign")
 
 
 @both_families

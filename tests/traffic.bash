@@ -180,6 +180,22 @@ answers() { # ADDRESS PORT
 	on h1 curl -sS --max-time 5 -H 'Connection: close' "http://$(at_port "$1" "$2")/?[1-30]" | sort -u
 }
 
+# nginx on both servers answers, and sees the address.
+both_see() { # VIP ADDRESS
+	[[ $(answers "$1" 80) == "h2 80 $2"$'\n'"h3 80 $2" ]] || fail "$1: $(answers "$1" 80)"
+}
+
+# The file of make_big_file, from nginx.
+big_file_arrives() { # VIP...
+	local vip sum
+	serve_http h2 80
+	serve_http h3 80
+	for vip; do
+		sum=$(on h1 curl -sS --fail "http://$(at_port "$vip" 80)/big" | sha256sum)
+		[[ $sum == "$BIG_SUM" ]] || fail "another file came from $vip"
+	done
+}
+
 # A session with a server of lines, as a shell over SSH would be. It need not come about at once.
 declare -gA SESSION_FD=() SESSION_PID=()
 begin_session() { # NAME ADDRESS PORT

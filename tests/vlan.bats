@@ -71,19 +71,13 @@ teardown() {
 		dnat4) sees=10.100.0.1 ;;
 		dnat6) sees=2001:db8:100::1 ;;
 		esac
-		[[ $(answers "$vip" 80) == "h2 80 $sees"$'\n'"h3 80 $sees" ]] || fail "$vip: $(answers "$vip" 80)"
+		both_see "$vip" "$sees"
 	done
 }
 
 @test "a large file arrives whole" {
-	local vip sum
 	make_big_file
-	serve_http h2 80
-	serve_http h3 80
-	for vip in "${VIPS[@]}"; do
-		sum=$(on h1 curl -sS --fail "http://$(at_port "$vip" 80)/big" | sha256sum)
-		[[ $sum == "$BIG_SUM" ]] || fail "another file came from $vip"
-	done
+	big_file_arrives "${VIPS[@]}"
 }
 
 @test "datagrams come back as they were, in one piece and in fragments" {
