@@ -165,14 +165,15 @@ print_start() { # COMMAND...
 	EOF
 }
 
-# Its TSC is called reliable, as emulated processors look out of step, and a slower clock would be taken. What is slow
+# One thread for all emulated processors: with one for each, a kernel that patches its own code (static keys) was seen to
+# run into the breakpoint that it puts there meanwhile, when that was gone already. Its TSC is called reliable, as emulated processors look out of step, and a slower clock would be taken. What is slow
 # because this machine has other work is no fault of the kernel's, so it waits longer before it says so.
 start_machine() { # DIR
 	local cpus kernel=$CACHE/$RELEASE share=security_model=none,multidevs=remap
 	cpus=$(nproc)
 	# shellcheck disable=SC2094 # a path for qemu, which writes to its descriptor 3
 	setpriv --pdeathsig KILL timeout --foreground -k 5 "$TIMEOUT" setpriv --pdeathsig KILL \
-		qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,la57=off -smp "$((cpus < 8 ? cpus : 8))" -m "$MEMORY" \
+		qemu-system-x86_64 -M q35 -accel tcg,thread=single -cpu max,la57=off -smp "$((cpus < 8 ? cpus : 8))" -m "$MEMORY" \
 		-nodefaults -no-user-config -display none -no-reboot \
 		-kernel "$kernel/boot/vmlinuz-$RELEASE" -initrd "$1/initrd" \
 		-append "console=ttyS0 panic=-1 oops=panic mitigations=off tsc=reliable rcupdate.rcu_cpu_stall_timeout=300 watchdog_thresh=60" \
