@@ -265,10 +265,17 @@ struct ipv6_walk {
 	__u32 fragment; /* 1: it is part of a packet sent in several */
 	__u32 later; /* 1: and not its first */
 	__be32 fragment_id;
+	__u32 wrong; /* 1: it is not a chain of headers as it should be */
 };
 
-/* One step of the walk (RFC 8200, section 4). */
-static __always_inline bool ipv6_walk_step(struct cursor *cursor, struct ipv6_walk *walk)
+/* What bpf_loop() hands on. */
+struct ipv6_walker {
+	struct xdp_md *ctx;
+	struct ipv6_walk *walk;
+};
+
+/* Past one header (RFC 8200, section 4). Returns false if it is not whole, or says that the packet is not ours. */
+static __always_inline bool ipv6_pass(struct cursor *cursor, struct ipv6_walk *walk)
 {
 	struct ipv6_fragment_header *fragment;
 	struct ipv6_extension_header *header;
@@ -296,29 +303,42 @@ static __always_inline bool ipv6_walk_step(struct cursor *cursor, struct ipv6_wa
 	return true;
 }
 
+/* A step of the walk; returns 1 at its end. */
+static long ipv6_walk_step(__u32 i, struct ipv6_walker *walker)
+{
+	struct cursor cursor = cursor_init(walker->ctx);
+	struct ipv6_walk *walk = walker->walk;
+	void *start = cursor.pos;
+
+	if (!is_ipv6_extension(walk->next) || walk->later)
+		return 1;
+	walk->wrong = 1;
+	if (walk->offset > MAX_QUOTED_L4_OFFSET)
+		return 1;
+	cursor.pos += walk->offset;
+	if (!ipv6_pass(&cursor, walk))
+		return 1;
+	if (walk->next == IPPROTO_HOPOPTS) /* stands first or not at all */
+		return 1;
+	walk->offset = cursor.pos - start;
+	walk->wrong = 0;
+	return 0;
+}
+
 /*
  * Walks to the transport header, or behind the header of a later fragment: what follows may be the
  * middle of anything. Returns 0 or NOT_OURS. Not static, so that the verifier looks at it once, and
  * not again for each way that leads here; weak, so that clang takes nothing for granted about it.
+ * A loop of our own would cost it 80,000 instructions.
  */
 __weak __noinline int ipv6_walk_extensions(struct xdp_md *ctx, struct ipv6_walk *walk)
 {
-	struct cursor cursor = cursor_init(ctx);
+	struct ipv6_walker walker = { .ctx = ctx, .walk = walk };
 
-	if (!walk ||
-	    walk->offset > MAX_L4_OFFSET + sizeof(struct icmp_header) + sizeof(struct ipv6hdr))
+	if (!walk)
 		return NOT_OURS;
-	cursor.pos += walk->offset;
-	for (int i = 0; i < MAX_IPV6_EXTENSIONS; i++) {
-		if (!is_ipv6_extension(walk->next) || walk->later)
-			break;
-		if (!ipv6_walk_step(&cursor, walk))
-			return NOT_OURS;
-		if (walk->next == IPPROTO_HOPOPTS) /* stands first or not at all */
-			return NOT_OURS;
-	}
-	walk->offset = cursor.pos - (void *)(long)ctx->data;
-	return 0;
+	bpf_loop(MAX_IPV6_EXTENSIONS, ipv6_walk_step, &walker, 0);
+	return walk->wrong ? NOT_OURS : 0;
 }
 
 static __always_inline int parse_ipv6(struct xdp_md *ctx, struct cursor *cursor,

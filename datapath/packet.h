@@ -21,6 +21,7 @@ struct packet {
 	 * direction would have: the reverse of what it quotes.
 	 */
 	struct flow_key tuple;
+	__u64 hash; /* flow_hash(), once it is known: track_choose() */
 	__be32 fragment_id;
 	__u16 l3;
 	__u16 l4;
@@ -301,19 +302,31 @@ static __always_inline bool packet_parse_icmp(struct xdp_md *ctx, struct cursor 
 }
 
 /*
- * Returns 0, or NOT_OURS for a packet that is truncated, malformed, or of a kind that is never
- * balanced. `pkt` comes zeroed. Not static, so that the verifier looks at it once, and not again for
- * all that follows; weak, so that clang takes nothing for granted about it.
+ * The transport header at pkt->l4. Returns false if it is none to be balanced. Not static, so that the verifier looks at
+ * it once, and not again for all that leads here; weak, so that clang takes nothing for granted about it.
  */
-__weak __noinline int packet_parse(struct xdp_md *ctx, struct packet *pkt)
+__weak __noinline int packet_parse_icmp_at(struct xdp_md *ctx, struct packet *pkt,
+					   struct ip_info *info)
+{
+	struct cursor cursor = cursor_init(ctx);
+
+	if (!pkt || !info || pkt->l4 > MAX_L4_OFFSET)
+		return false;
+	cursor.pos += pkt->l4;
+	return packet_parse_icmp(ctx, &cursor, pkt, info);
+}
+
+/*
+ * Returns 0, or NOT_OURS for a packet that is truncated, malformed, or of a kind that is never
+ * balanced. `pkt` comes zeroed.
+ */
+static __always_inline int packet_dissect(struct xdp_md *ctx, struct packet *pkt)
 {
 	struct cursor cursor = cursor_init(ctx);
 	struct ip_info info = {};
 	bool ok = false;
 	int protocol;
 
-	if (!pkt)
-		return NOT_OURS;
 	protocol = packet_parse_ip(ctx, &cursor, pkt, &info);
 	if (protocol == NOT_OURS)
 		return NOT_OURS;
@@ -331,8 +344,38 @@ __weak __noinline int packet_parse(struct xdp_md *ctx, struct packet *pkt)
 	else if (protocol == IPPROTO_UDP)
 		ok = packet_parse_udp(&cursor, pkt, &info);
 	else if (protocol == (pkt->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		ok = packet_parse_icmp(ctx, &cursor, pkt, &info);
+		ok = packet_parse_icmp_at(ctx, pkt, &info);
 	return ok ? 0 : NOT_OURS;
+}
+
+/* For what is not plain. As packet_parse_icmp_at(), a function for the verifier's sake. */
+__weak __noinline int packet_dissect_any(struct xdp_md *ctx, struct packet *pkt)
+{
+	return pkt ? packet_dissect(ctx, pkt) : NOT_OURS;
+}
+
+/* Is it what most packets are: TCP or UDP, behind an IP header that has no options and nothing before or behind it? */
+static __always_inline bool packet_is_plain(const struct xdp_md *ctx)
+{
+	struct cursor cursor = cursor_init(ctx);
+	struct ethhdr *eth = cursor_take(&cursor, struct ethhdr);
+	struct iphdr *ip4 = cursor.pos;
+	struct ipv6hdr *ip6 = cursor.pos;
+
+	if (!eth || (void *)(ip6 + 1) > cursor.end)
+		return false;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return ip4->version == 4 && ip4->ihl == 5 &&
+		       !(ip4->frag_off & bpf_htons(IPV4_FLAG_MORE | IPV4_OFFSET_MASK)) &&
+		       (ip4->protocol == IPPROTO_TCP || ip4->protocol == IPPROTO_UDP);
+	return eth->h_proto == bpf_htons(ETH_P_IPV6) &&
+	       (ip6->nexthdr == IPPROTO_TCP || ip6->nexthdr == IPPROTO_UDP);
+}
+
+/* As packet_dissect(); without a call for plain packets. */
+static __always_inline int packet_parse(struct xdp_md *ctx, struct packet *pkt)
+{
+	return packet_is_plain(ctx) ? packet_dissect(ctx, pkt) : packet_dissect_any(ctx, pkt);
 }
 
 /* One that begins a connection. */
