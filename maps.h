@@ -98,6 +98,31 @@ struct {
 } services SEC(".maps");
 
 /*
+ * service_index: `services` once more, in a form that packets look into without a call. Two halves, of which
+ * settings.index_half says which holds; the control program index_fill writes the other one, then switches. A service is
+ * at the place that its key's hash says, or at one of those that follow; an entry whose service has no id ends them.
+ */
+enum index_size {
+	INDEX_BITS = 14,
+	INDEX_SIZE = 1 << INDEX_BITS, /* entries of a half: four times what there can be */
+	INDEX_PROBES = 32, /* how far from its place one may stand */
+	INDEX_SOURCES = 65536, /* bits of a half of return_index */
+};
+
+struct service_entry {
+	struct service_key key;
+	struct service service;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * INDEX_SIZE);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct service_entry);
+} service_index SEC(".maps");
+
+/*
  * addresses: those of all services, and those that mode nat speaks with towards backends. For packets
  * that do not say which service they are of. Written by lb.sh.
  */
@@ -228,8 +253,23 @@ struct {
 } returns SEC(".maps");
 
 /*
- * rings: service id -> its slots. A flow's hash picks the slot, the slot names the backend.
+ * return_index: who may speak for a service: a bit for the last 16 bits of each address in `returns`, halves as above. So
+ * that other packets, which are most, are seen not to be theirs without a look-up.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * INDEX_SOURCES / 64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u64);
+} return_index SEC(".maps");
+
+/*
+ * rings, sized_rings: service id -> its slots. A flow's hash picks the slot, the slot names the backend.
  * A slot is written in one store, so a packet sees the old slot or the new one, never half.
+ *
+ * Most rings have RING_SIZE slots, and are in `rings`: as all there are equal, the kernel's compilers know where a slot
+ * is, without a call. The others are in `sized_rings`.
  */
 enum ring_size {
 	RING_SIZE = 65537, /* slots; a prime, as Maglev's method wants it */
@@ -243,9 +283,16 @@ struct ring_slot {
 
 struct ring {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_INNER_MAP); /* rings may differ in size (Linux 5.10) */
 	__uint(max_entries, RING_SIZE);
 	__uint(key_size, sizeof(__u32)); /* clang leaves a nested __type() incomplete */
+	__uint(value_size, sizeof(struct ring_slot));
+};
+
+struct sized_ring {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_INNER_MAP); /* they may differ in size (Linux 5.10) */
+	__uint(max_entries, RING_SIZE);
+	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct ring_slot));
 };
 
@@ -256,6 +303,14 @@ struct {
 	__type(key, __u32);
 	__array(values, struct ring);
 } rings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_SERVICES + 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__array(values, struct sized_ring);
+} sized_rings SEC(".maps");
 
 /* ring_states: service id -> what is going on in its ring. Written by the control programs. */
 struct ring_state {
@@ -548,7 +603,10 @@ struct settings {
 	__u16 nat_port_first; /* host order, outside of the host's own ip_local_port_range */
 	__u16 nat_port_last;
 	__u8 lo_forwarding[2]; /* IPv4, IPv6: 1 if we switched forwarding on for lo */
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 index_half; /* 0 or 1: which half of service_index and return_index holds */
+	__u32 index_any_port[2]; /* of each half: services that have every port of an address */
+	__u32 pad_end;
 };
 
 struct {

@@ -21,6 +21,7 @@
 #include "datapath/verdict.h"
 #include "control/clock.h"
 #include "control/flows.h"
+#include "control/index.h"
 #include "control/ring.h"
 #include "control/sweep.h"
 
@@ -46,15 +47,16 @@ int xdp_lb(struct xdp_md *ctx)
 	if (pkt.kind == PACKET_LATER)
 		return send_later(ctx, &pkt, conf);
 
-	service = service_of_port(&pkt);
+	service = service_of_port(&pkt, conf);
 	if (!service) {
 		reply = nat_reply_find(&pkt, conf);
 		if (reply)
 			return nat_return(ctx, &pkt, conf, reply);
-		service = service_of_address(&pkt);
+		service = service_of_address(&pkt, conf);
 	}
 	if (!service)
-		return dnat_return(ctx, &pkt, conf);
+		return return_is_likely(&pkt.tuple.source, conf) ? dnat_return(ctx, &pkt, conf) :
+								   XDP_PASS;
 	if (pkt.ttl <= 1 && !mode_is_direct(service->mode))
 		return finish(ctx, &pkt, conf, service->id, REASON_TTL_EXPIRED);
 	if (service->mode == MODE_NAT)

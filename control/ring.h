@@ -27,15 +27,6 @@ static __noinline long ring_slot_change(struct ring_slot *slot, __u16 now, __u16
 	return 0;
 }
 
-/* Where a slot of the service at hand is stored, to be read and written in one go; or NULL. */
-static __always_inline __u64 *ring_stored(const struct ring_work *work, __u32 index)
-{
-	__u32 service = work->service;
-	void *ring = bpf_map_lookup_elem(&rings, &service);
-
-	return ring ? bpf_map_lookup_elem(ring, &index) : NULL;
-}
-
 /* Stores one slot. */
 static long ring_store(__u32 i, void *unused)
 {
@@ -46,7 +37,7 @@ static long ring_store(__u32 i, void *unused)
 
 	if (!work || i >= RING_SIZE)
 		return 1;
-	stored = ring_stored(work, i);
+	stored = ring_stored(work->service, work->size, i);
 	if (!stored)
 		return 1;
 	now = work->slots[i];
@@ -91,7 +82,7 @@ static long ring_settle(__u32 i, void *unused)
 
 	if (!work || i >= RING_SIZE)
 		return 1;
-	stored = ring_stored(work, i);
+	stored = ring_stored(work->service, work->size, i);
 	if (!stored)
 		return 1;
 	*(__u64 *)&slot = *(volatile __u64 *)stored;

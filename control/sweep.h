@@ -39,8 +39,8 @@ static long sweep_mark(void *map, const struct flow_key *key, const struct flow 
 	if (!work || !conf || !sweep_is_of_service(work, flow) || sweep_is_dead(conf, key, flow))
 		return 0;
 	work->remembered++;
-	index = ring_index(key, work->size, work->hash, conf);
-	slot = ring_slot_get(work->service, index);
+	index = ring_index(key, flow_hash(key, conf), work->size, work->hash, conf);
+	slot = ring_slot_get(work->service, work->size, index);
 	if (flow->backend != slot.current)
 		ring_mark(work, index);
 	return 0;
@@ -60,8 +60,8 @@ static long sweep_forget(void *map, const struct flow_key *key, const struct flo
 		bpf_map_delete_elem(&flows, key);
 		return 0;
 	}
-	index = ring_index(key, work->size, work->hash, conf);
-	if (work->track == TRACK_ALWAYS || ring_slot_get(work->service, index).moving)
+	index = ring_index(key, flow_hash(key, conf), work->size, work->hash, conf);
+	if (work->track == TRACK_ALWAYS || ring_slot_get(work->service, work->size, index).moving)
 		return 0;
 	bpf_map_delete_elem(&flows, key);
 	if (work->remembered)

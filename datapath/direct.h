@@ -43,43 +43,58 @@ static __always_inline int direct_finish(struct xdp_md *ctx, const struct packet
 
 /* A packet that does not get to the backend, as only one of so many octets would. */
 static __always_inline int direct_refuse(struct xdp_md *ctx, const struct packet *pkt,
-					 const struct settings *conf, const struct flow *flow,
-					 __u32 limit)
+					 const struct settings *conf, __u32 service, __u32 limit)
 {
-	finish(ctx, pkt, conf, flow->service, REASON_TOO_BIG);
+	finish(ctx, pkt, conf, service, REASON_TOO_BIG);
 	if (pkt->is_ipv6 && limit < LEAST_MTU_IPV6)
 		limit = LEAST_MTU_IPV6;
 	return (limit & 0x7fff) * DIRECT_TOO_BIG;
 }
 
-/* Sends the packet, or a later fragment of it, where `flow` says, by its backend's next hop. */
+/* Nobody need send smaller ones (RFC 8200, section 5; RFC 4213, section 3.2.2). */
+static __always_inline bool direct_must_pass(const struct packet *pkt, __u32 length)
+{
+	return pkt->is_ipv6 && length <= LEAST_MTU_IPV6;
+}
+
+/* Sends the packet, or a later fragment of it, by its backend's next hop. */
 static __always_inline int direct_send(struct xdp_md *ctx, const struct packet *pkt,
+				       const struct settings *conf, const struct target *target,
+				       __u32 service, __u32 backend)
+{
+	__u32 length = packet_length(ctx, pkt);
+	__u32 limit = path_limit(ctx, conf, target, length, 0);
+
+	if (limit && !direct_must_pass(pkt, length))
+		return direct_refuse(ctx, pkt, conf, service, limit);
+	count_sent(ctx, pkt, conf, REASON_FORWARDED, service, backend, &target->address,
+		   pkt->tuple.destination_port);
+	rewrite_eth(ctx, target->dst_mac, target->src_mac);
+	return leave(ctx, target->ifindex);
+}
+
+/* Likewise, wrapped as `flow` says. */
+static __always_inline int direct_wrap(struct xdp_md *ctx, const struct packet *pkt,
 				       const struct settings *conf, const struct flow *flow,
 				       const struct target *target)
 {
 	struct tunnel tunnel = {
 		.inner = packet_length(ctx, pkt),
 		.tos = packet_tos(ctx, pkt),
+		.is_gue = flow->direction == FLOW_GUE,
+		.is_ipv6 = !addr_is_ipv4(&flow->destination),
 	};
-	__u32 overhead = 0, limit;
+	__u32 overhead = tunnel_overhead(&tunnel), limit;
 	int action;
 
-	if (flow->direction != FLOW_DSR) {
-		tunnel.is_gue = flow->direction == FLOW_GUE;
-		tunnel.is_ipv6 = !addr_is_ipv4(&flow->destination);
-		overhead = tunnel_overhead(&tunnel);
-	}
 	limit = path_limit(ctx, conf, target, tunnel.inner + overhead, overhead);
-	if (limit && pkt->is_ipv6 && tunnel.inner <= LEAST_MTU_IPV6)
-		/* Nobody need send smaller ones (RFC 8200, section 5; RFC 4213, section 3.2.2). */
-		tunnel.may_fragment = 1;
-	else if (limit)
-		return direct_refuse(ctx, pkt, conf, flow, limit - overhead);
-	count_sent(ctx, pkt, conf, flow);
+	if (limit && !direct_must_pass(pkt, tunnel.inner))
+		return direct_refuse(ctx, pkt, conf, flow->service, limit - overhead);
+	tunnel.may_fragment = limit != 0;
+	count_sent(ctx, pkt, conf, REASON_FORWARDED, flow->service, flow->backend,
+		   &flow->destination, flow->destination_port);
 	action = leave(ctx, target->ifindex);
-	if (!overhead)
-		rewrite_eth(ctx, target->dst_mac, target->src_mac);
-	else if (!tunnel_wrap(ctx, pkt, flow, &tunnel, target->dst_mac, target->src_mac))
+	if (!tunnel_wrap(ctx, pkt, flow, &tunnel, target->dst_mac, target->src_mac))
 		return XDP_DROP;
 	return tunnel.is_gue && tunnel.is_ipv6 ? action | DIRECT_UNSEALED : action;
 }
@@ -99,57 +114,53 @@ static __always_inline void direct_spread(struct addr *source, const struct serv
 /* How the service's packets get to the backend. */
 static __always_inline void direct_init_flow(struct flow *flow, const struct packet *pkt,
 					     const struct service *service,
-					     const struct settings *conf,
-					     const struct target *target)
+					     const struct target *target, __u32 backend)
 {
-	__u64 hash;
-
 	flow->service = service->id;
+	flow->backend = backend;
 	flow->source = target->source;
 	flow->destination = target->address;
 	flow->destination_port = pkt->tuple.destination_port;
-	switch (service->mode) {
-	case MODE_DSR:
-		flow->direction = FLOW_DSR;
+	flow->direction = FLOW_DSR;
+	if (service->mode == MODE_DSR)
 		return;
-	case MODE_GUE:
+	flow->direction = FLOW_IPIP;
+	if (service->mode == MODE_GUE) {
 		flow->direction = FLOW_GUE;
 		flow->destination_port = bpf_htons(service->gue_port);
-		break;
-	default:
-		flow->direction = FLOW_IPIP;
-		break;
 	}
-	hash = flow_hash(&pkt->tuple, conf);
-	flow->state = hash >> 32;
+	flow->state = pkt->hash >> 32;
 	flow->source_port = bpf_htons(GUE_SOURCE_PORTS | flow->state);
 	if (!addr_is_zero(&service->spread_mask) &&
 	    addr_is_ipv4(&service->spread) == addr_is_ipv4(&flow->destination))
-		direct_spread(&flow->source, service, hash);
+		direct_spread(&flow->source, service, pkt->hash);
 }
 
 /* A client's packet for the service, which goes to the backend of that id. */
-static __noinline int direct_forward(struct xdp_md *ctx, const struct packet *pkt,
-				     const struct service *service, const struct settings *conf,
-				     __u32 backend)
+static __always_inline int direct_forward(struct xdp_md *ctx, const struct packet *pkt,
+					  const struct service *service,
+					  const struct settings *conf, __u32 backend)
 {
 	struct target *target = target_get(backend);
-	struct flow *flow = flow_work_get();
+	struct flow *flow;
 
-	if (!flow)
-		return XDP_DROP;
 	if (!target)
 		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);
 	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
 		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
-	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->backend = backend;
-	direct_init_flow(flow, pkt, service, conf, target);
 	if (packet_is_syn(pkt))
 		count_opened(backend);
+	if (service->mode == MODE_DSR && !pkt->is_first)
+		return direct_send(ctx, pkt, conf, target, service->id, backend);
+	flow = flow_work_get();
+	if (!flow)
+		return XDP_DROP;
+	direct_init_flow(flow, pkt, service, target, backend);
 	if (pkt->is_first)
 		fragment_remember(pkt, flow, 0, target->dst_mac, target->src_mac);
-	return direct_send(ctx, pkt, conf, flow, target);
+	if (service->mode == MODE_DSR)
+		return direct_send(ctx, pkt, conf, target, service->id, backend);
+	return direct_wrap(ctx, pkt, conf, flow, target);
 }
 
 /* A later fragment of a packet that went the same way. */
@@ -162,7 +173,9 @@ static __noinline int direct_follow(struct xdp_md *ctx, const struct packet *pkt
 		return finish(ctx, pkt, conf, flow->service, REASON_NO_BACKEND);
 	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
 		return finish(ctx, pkt, conf, flow->service, REASON_UNRESOLVED);
-	return direct_send(ctx, pkt, conf, flow, target);
+	if (flow->direction == FLOW_DSR)
+		return direct_send(ctx, pkt, conf, target, flow->service, flow->backend);
+	return direct_wrap(ctx, pkt, conf, flow, target);
 }
 
 #endif

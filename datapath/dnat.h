@@ -18,14 +18,8 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 					__u32 backend)
 {
 	const struct flow_key *tuple = &pkt->tuple;
-	struct flow flow = {
-		.source = tuple->source,
-		.source_port = tuple->source_port,
-		.direction = FLOW_TO_BACKEND,
-		.service = service->id,
-		.backend = backend,
-	};
 	struct target *target = target_get(backend);
+	struct flow *flow = flow_work_get();
 
 	if (pkt->kind != PACKET_ERROR && neighbour_is_wanted(conf)) /* whoever sends those */
 		neighbour_learn(ctx, pkt);
@@ -33,12 +27,38 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 		return finish(ctx, pkt, conf, service->id, REASON_NO_BACKEND);
 	if (!target_resolve(ctx, target, pkt->is_ipv6, conf))
 		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
-	flow.destination = target->address;
-	flow.destination_port = target->port ?: tuple->destination_port;
-	flow_set_deltas(&flow, tuple);
+	if (!flow)
+		return XDP_DROP;
+	flow->source = tuple->source;
+	flow->source_port = tuple->source_port;
+	flow->destination = target->address;
+	flow->destination_port = target->port ?: tuple->destination_port;
+	flow->direction = FLOW_TO_BACKEND;
+	flow->service = service->id;
+	flow->backend = backend;
+	flow_set_deltas(flow, tuple);
 	if (packet_is_syn(pkt))
 		count_opened(backend);
-	return send(ctx, pkt, conf, &flow, target->ifindex, target->dst_mac, target->src_mac);
+	return send(ctx, pkt, conf, flow, target->ifindex, target->dst_mac, target->src_mac);
+}
+
+/* Where in return_index the address's bit is: the word, and the bit in it. */
+static __always_inline __u64 *return_word(const struct addr *address, __u32 half, __u64 *bit)
+{
+	__u32 last = address->octets[14] << 8 | address->octets[15];
+	__u32 at = (half & 1) * (INDEX_SOURCES / 64) + last / 64;
+
+	*bit = 1ULL << last % 64;
+	return bpf_map_lookup_elem(&return_index, &at);
+}
+
+/* May somebody with that address speak for a service? */
+static __always_inline bool return_is_likely(const struct addr *address,
+					     const struct settings *conf)
+{
+	__u64 bit, *word = return_word(address, conf->index_half, &bit);
+
+	return word && *word & bit;
 }
 
 static __always_inline struct return_source *dnat_return_find(const struct packet *pkt)
@@ -66,10 +86,10 @@ static __noinline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct return_source *as = dnat_return_find(pkt);
+	struct flow *flow = flow_work_get();
 	struct bpf_fib_lookup fib;
-	struct flow flow;
 
-	if (!as)
+	if (!as || !flow)
 		return XDP_PASS;
 	/* The way to the client is the host's: nothing is remembered about him. */
 	switch (fib_lookup(ctx, &as->vip, &tuple->destination, pkt->is_ipv6, &fib)) {
@@ -89,16 +109,15 @@ static __noinline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
 	}
 	if (pkt->ttl <= 1)
 		return finish(ctx, pkt, conf, as->service, REASON_TTL_EXPIRED);
-	__builtin_memset(&flow, 0, sizeof(flow));
-	flow.source = as->vip;
-	flow.source_port = as->port ?: tuple->source_port;
-	flow.destination = tuple->destination;
-	flow.destination_port = tuple->destination_port;
-	flow.direction = FLOW_TO_CLIENT;
-	flow.service = as->service;
-	flow.backend = as->backend;
-	flow_set_deltas(&flow, tuple);
-	return send(ctx, pkt, conf, &flow, fib.ifindex, fib.dmac, fib.smac);
+	flow->source = as->vip;
+	flow->source_port = as->port ?: tuple->source_port;
+	flow->destination = tuple->destination;
+	flow->destination_port = tuple->destination_port;
+	flow->direction = FLOW_TO_CLIENT;
+	flow->service = as->service;
+	flow->backend = as->backend;
+	flow_set_deltas(flow, tuple);
+	return send(ctx, pkt, conf, flow, fib.ifindex, fib.dmac, fib.smac);
 }
 
 #endif

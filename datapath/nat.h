@@ -239,9 +239,10 @@ static __always_inline void nat_set_pair(struct nat_reply *reply, const struct s
 }
 
 /* A reply to a port that is a service's would pass for a client's packet. */
-static __always_inline bool nat_port_is_taken(const struct nat_reply *reply)
+static __always_inline bool nat_port_is_taken(const struct nat_reply *reply,
+					      const struct settings *conf)
 {
-	return service_get(&reply->key.destination, reply->key.protocol,
+	return service_get(conf, &reply->key.destination, reply->key.protocol,
 			   bpf_ntohs(reply->key.destination_port));
 }
 
@@ -257,7 +258,7 @@ static __always_inline long nat_try_pair(struct nat_reply *reply, __u64 start, _
 	if (i >= pairs)
 		return 1;
 	nat_set_pair(reply, conf, sources, ((__u32)start % pairs + i) % pairs);
-	if (nat_port_is_taken(reply))
+	if (nat_port_is_taken(reply, conf))
 		return 0;
 	reply->err = nat_claim(reply, conf);
 	return reply->err != -EEXIST;
@@ -334,8 +335,10 @@ __weak __noinline int nat_begin(void)
 	if (!request->backend || !nat_is_member(request)) {
 		if (request->state & FLOW_RESET)
 			return REASON_NO_FLOW; /* it ends one that is no more */
-		index = ring_index(&request->client, request->ring_size, request->by, conf);
-		request->backend = ring_slot_get(request->service, index).current;
+		index = ring_index(&request->client, flow_hash(&request->client, conf),
+				   request->ring_size, request->by, conf);
+		request->backend =
+			ring_slot_get(request->service, request->ring_size, index).current;
 		request->port = 0;
 	}
 	target = target_get(request->backend);

@@ -19,32 +19,53 @@ static __always_inline __u64 source_hash(const struct flow_key *tuple, const str
 static __always_inline __u64 flow_hash(const struct flow_key *tuple, const struct settings *conf)
 {
 	const __u64 *word = (const __u64 *)tuple;
-	__u64 hash = conf->seed[0];
+	__u64 key = conf->seed[0], other = conf->seed[1];
 
-	hash = hash_mix(hash, word[0]);
-	hash = hash_mix(hash, word[1]);
-	hash = hash_mix(hash ^ conf->seed[1], word[2]);
-	hash = hash_mix(hash, word[3]);
-	return hash_mix(hash, word[4]);
+	return hash_mix(
+		hash_part(key, word[0], HASH_ODD) + hash_part(other, word[1], HASH_OTHER) +
+			hash_part(key << 32 | key >> 32, word[2], 0xf18467429e59cd01ULL) +
+			hash_part(other << 32 | other >> 32, word[3], 0xb48cb58cfda791c5ULL) +
+			hash_part(key ^ other, word[4], 0xb9a53b296b8d4405ULL),
+		key);
 }
 
-static __always_inline __u32 ring_index(const struct flow_key *tuple, __u32 ring_size,
+/* `hash` is the flow's. */
+static __always_inline __u32 ring_index(const struct flow_key *tuple, __u64 hash, __u32 ring_size,
 					enum service_hash by, const struct settings *conf)
 {
-	__u64 hash = by == HASH_SOURCE ? source_hash(tuple, conf) : flow_hash(tuple, conf);
-
+	if (by == HASH_SOURCE)
+		hash = source_hash(tuple, conf);
 	return hash_below(hash >> 32, ring_size);
 }
 
-/* A copy of the slot, read in one load, as it is written in one store; all zero where there is none. */
-static __always_inline struct ring_slot ring_slot_get(__u32 service, __u32 index)
+/*
+ * Where the slot is stored; or NULL. The empty asm keeps clang from making one look-up of the two, which
+ * the kernel could not know the map of.
+ */
+static __always_inline __u64 *ring_stored(__u32 service, __u32 ring_size, __u32 index)
 {
-	struct ring_slot slot = {};
-	__u64 *stored;
+	__u64 *stored = NULL;
 	void *ring;
 
-	ring = bpf_map_lookup_elem(&rings, &service);
-	stored = ring ? bpf_map_lookup_elem(ring, &index) : NULL;
+	if (ring_size == RING_SIZE) {
+		ring = bpf_map_lookup_elem(&rings, &service);
+		if (ring)
+			stored = bpf_map_lookup_elem(ring, &index);
+		asm volatile("" : "+r"(stored));
+	} else {
+		ring = bpf_map_lookup_elem(&sized_rings, &service);
+		if (ring)
+			stored = bpf_map_lookup_elem(ring, &index);
+	}
+	return stored;
+}
+
+/* A copy of the slot, read in one load, as it is written in one store; all zero where there is none. */
+static __always_inline struct ring_slot ring_slot_get(__u32 service, __u32 ring_size, __u32 index)
+{
+	__u64 *stored = ring_stored(service, ring_size, index);
+	struct ring_slot slot = {};
+
 	if (stored)
 		*(__u64 *)&slot = *(volatile __u64 *)stored;
 	return slot;

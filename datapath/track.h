@@ -135,7 +135,7 @@ static __noinline __u32 track_look(const struct packet *pkt, const struct servic
 }
 
 /* Returns a backend's id, or 0 when the service has no active member. */
-static __always_inline __u32 track_choose(struct xdp_md *ctx, const struct packet *pkt,
+static __always_inline __u32 track_choose(struct xdp_md *ctx, struct packet *pkt,
 					  const struct service *service,
 					  const struct settings *conf)
 {
@@ -143,10 +143,11 @@ static __always_inline __u32 track_choose(struct xdp_md *ctx, const struct packe
 	struct ring_slot slot;
 	__u32 index;
 
+	pkt->hash = flow_hash(&pkt->tuple, conf);
 	if (named)
 		return named;
-	index = ring_index(&pkt->tuple, service->ring_size, service->hash, conf);
-	slot = ring_slot_get(service->id, index);
+	index = ring_index(&pkt->tuple, pkt->hash, service->ring_size, service->hash, conf);
+	slot = ring_slot_get(service->id, service->ring_size, index);
 	if (service->track == TRACK_AUTO && (!slot.moving || pkt->tuple.protocol != IPPROTO_TCP))
 		return slot.current;
 	if (service->track == TRACK_NEVER)

@@ -53,8 +53,9 @@ static __noinline long log_sample(struct xdp_md *ctx, const struct sample *sampl
 				     sizeof(*sample));
 }
 
+/* `to`, with the port: where it goes, or NULL. */
 static __noinline long log_packet(struct xdp_md *ctx, const struct packet *pkt, enum reason reason,
-				  const struct flow *flow)
+				  const struct addr *to, __be16 to_port)
 {
 	struct sample sample;
 
@@ -62,13 +63,10 @@ static __noinline long log_packet(struct xdp_md *ctx, const struct packet *pkt, 
 	sample.reason = reason;
 	sample.icmp_type = pkt->icmp_type;
 	sample.icmp_error = pkt->kind == PACKET_ERROR;
-	if (flow) {
-		sample.to = flow->destination;
-		sample.to_port = flow->destination_port;
-	} else {
-		__builtin_memset(&sample.to, 0, sizeof(sample.to));
-		sample.to_port = 0;
-	}
+	__builtin_memset(&sample.to, 0, sizeof(sample.to));
+	if (to)
+		sample.to = *to;
+	sample.to_port = to_port;
 	return log_sample(ctx, &sample);
 }
 
@@ -78,7 +76,7 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
 {
 	count(ctx, service, reason);
 	if (conf->log_until > jiffies())
-		log_packet(ctx, pkt, reason, NULL);
+		log_packet(ctx, pkt, reason, NULL, 0);
 
 	switch (reason) {
 	case REASON_TTL_EXPIRED:
@@ -109,16 +107,16 @@ static __always_inline bool is_too_big(struct xdp_md *ctx, const struct packet *
 	       BPF_MTU_CHK_RET_FRAG_NEEDED;
 }
 
-/* Of one that goes where `flow` says. */
+/* Of one that goes to this address and port. */
 static __always_inline void count_sent(struct xdp_md *ctx, const struct packet *pkt,
-				       const struct settings *conf, const struct flow *flow)
+				       const struct settings *conf, enum reason reason,
+				       __u32 service, __u32 backend, const struct addr *to,
+				       __be16 to_port)
 {
-	enum reason reason = flow->direction == FLOW_TO_CLIENT ? REASON_RETURNED : REASON_FORWARDED;
-
-	count(ctx, flow->service, reason);
-	count_backend(ctx, flow->backend, reason);
+	count(ctx, service, reason);
+	count_backend(ctx, backend, reason);
 	if (conf->log_until > jiffies())
-		log_packet(ctx, pkt, reason, flow);
+		log_packet(ctx, pkt, reason, to, to_port);
 }
 
 /* The action that sends the frame out of the interface. */
@@ -132,7 +130,9 @@ static __always_inline int finish_sent(struct xdp_md *ctx, const struct packet *
 				       const struct settings *conf, const struct flow *flow,
 				       __u32 ifindex)
 {
-	count_sent(ctx, pkt, conf, flow);
+	count_sent(ctx, pkt, conf,
+		   flow->direction == FLOW_TO_CLIENT ? REASON_RETURNED : REASON_FORWARDED,
+		   flow->service, flow->backend, &flow->destination, flow->destination_port);
 	return leave(ctx, ifindex);
 }
 

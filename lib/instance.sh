@@ -171,7 +171,7 @@ instances_here() {
 	local instance
 	for instance in $(instance_list); do
 		[[ $instance == "$INSTANCE" ]] || (
-			BATCH=() CHECKS=() # these are the parent's to do
+			BATCH=() CHECKS=() INDEXED='' # these are the parent's to do
 			MAPS=$ROOT/$instance/tc/globals
 			state_read
 			((STATE_NETNS == $NETNS_INODE)) || exit 0

@@ -6,12 +6,15 @@
 # else is to be changed (see run), a map is to be read, or the command ends.
 
 BATCH=()
-CHECKS=() # of each control program in BATCH, what it means when it returns anything but 0
+INDEXED='' # 1: something in BATCH changes `services` or `returns`, of which there is an index
+CHECKS=()  # of each control program in BATCH, what it means when it returns anything but 0
 
 maps_flush() {
 	local output rest
-	local -a checks=("${CHECKS[@]}")
+	local -a checks
 	((${#BATCH[@]})) || return 0
+	if [[ -n $INDEXED ]]; then control_run index_fill "there is no room for a service in the index: another VIP or port may do"; fi
+	checks=("${CHECKS[@]}") INDEXED=''
 	[[ -z $VERBOSE ]] || printf '+ bpftool %s\n' "${BATCH[@]}" >&2
 	printf -v rest '%s\n' "${BATCH[@]}"
 	BATCH=() CHECKS=()
@@ -48,8 +51,14 @@ map_update() {
 	map_write "$1"
 }
 
+# Notes that a change of the map is to come.
+map_changes() {
+	[[ $1 != @(services|returns) ]] || INDEXED=1
+}
+
 # Writes OCTETS under KEY.
 map_write() {
+	map_changes "$1"
 	BATCH+=("map update pinned $MAPS/$1 key hex $KEY value hex $OCTETS")
 }
 
@@ -91,6 +100,7 @@ map_has() { # NAME KEY...
 # map_delete NAME KEY...: an entry that is there.
 map_delete() {
 	map_words "${@:2}"
+	map_changes "$1"
 	BATCH+=("map delete pinned $MAPS/$1 key hex $KEY")
 }
 

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Rings: the slots of a service, filled by a control program.
 
+# Sets RING_MAP, the map that a ring of this size is in, and RING_FLAGS, those that this wants of rings.
+ring_map() { # SIZE
+	RING_MAP=rings RING_FLAGS=0
+	(($1 == LAYOUT[RING_SIZE])) || RING_MAP=sized_rings RING_FLAGS=0x1000 # BPF_F_INNER_MAP
+}
+
 # A ring of its own, all slots empty: ring_create SERVICE_ID SIZE.
 ring_create() {
 	local pin=$MAPS/new_ring
+	ring_map "$2"
 	[[ ! -e $pin ]] || run rm "$pin"
 	encode "$1"
-	BATCH+=("map create $pin type array key 4 value ${LAYOUT[ring_slot]} entries $2 name ring flags 0x1000" # BPF_F_INNER_MAP
-		"map update pinned $MAPS/rings key hex $OCTETS value pinned $pin")
+	BATCH+=("map create $pin type array key 4 value ${LAYOUT[ring_slot]} entries $2 name ring flags $RING_FLAGS"
+		"map update pinned $MAPS/$RING_MAP key hex $OCTETS value pinned $pin")
 	run rm "$pin"
 }
 

@@ -187,7 +187,8 @@ service_delete() {
 	service_key "$name"
 	unset "SERVICE_VIP[$name]"
 	addresses_sync
-	map_has rings "${SERVICE_ID[$name]}" && map_delete rings "${SERVICE_ID[$name]}"
+	ring_map "${SERVICE_RING_SIZE[$name]}"
+	map_has "$RING_MAP" "${SERVICE_ID[$name]}" && map_delete "$RING_MAP" "${SERVICE_ID[$name]}"
 	map_delete services "${SERVICE_KEY[@]}"
 }
 

@@ -15,8 +15,8 @@ function protocol_name(number) {
 	map = program = ""
 	if ($0 ~ / flags 0x/) {
 		map = $4
-		if (map == "services")
-			services = thing
+		if (map == "targets")
+			targets = thing
 		else if (map == "decap_addresses")
 			decap = thing
 	} else if ($2 == "xdp")
@@ -32,7 +32,7 @@ map != "" && match($0, /max_entries [0-9]+/) {
 # The XDP programs that use our maps.
 program != "" && match($0, /map_ids [0-9,]+/) {
 	ids = "," substr($0, RSTART + 8, RLENGTH - 8) ","
-	if (index(ids, "," services ","))
+	if (index(ids, "," targets ","))
 		tell("program", program, "xdp_lb")
 	else if (index(ids, "," decap ","))
 		tell("program", program, "xdp_decap")

@@ -117,7 +117,9 @@ class Balancer:
 
     device = "veth6"
 
-    def __init__(self, name):
+    def __init__(self, name, top=TOP):
+        """`top` has the scripts and the object, built."""
+        self.top = top
         self.prefix = f"{name}-"
         self.netns = f"{self.prefix}lb"
         self.instance = f"{name}-packets"
@@ -140,11 +142,11 @@ class Balancer:
         self.cleanup.close()
 
     def lab(self, *words):
-        return command(str(TOP / "netns/lab.sh"), "-p", self.prefix, *words)
+        return command(str(self.top / "netns/lab.sh"), "-p", self.prefix, *words)
 
     def lb(self, *words):
         self.known.clear()
-        return command(str(TOP / "lb.sh"), "-n", self.netns, "-i", self.instance, *words)
+        return command(str(self.top / "lb.sh"), "-n", self.netns, "-i", self.instance, *words)
 
     def ip(self, *words):
         """ip within the balancer's network namespace; what it prints, if anything, as JSON."""

@@ -404,6 +404,12 @@ class Service(NamedTuple):
         return self.name(family), self.kind.word, address, "mode", self.mode, "noaddress"
 
 
+def tcp_frame(destination, source_port=40000):
+    """A client's segment for port 80 of the IPv4 address, in the middle of a connection."""
+    headers = IP(src=CLIENT.ipv4, dst=destination) / TCP(sport=source_port, dport=80, flags="A")
+    return bytes(Ether(src=CLIENT.mac, dst=LB.mac) / headers)
+
+
 # Of TCP and UDP. One gets the packets at a port of its own.
 SERVERS = (BACKENDS[0], BACKENDS[1]._replace(port=8080))
 

@@ -54,6 +54,7 @@ await() { # SECONDS CMD...
 # Runs a command on a host in the background, with its output in a file. Its pid is in $!. It reads
 # what the caller reads, and ends with the shell that calls this, also if that is killed.
 start_on() { # HOST FILE CMD...
+	: >"$2"     # there at once, for who waits for what is in it
 	setpriv --pdeathsig KILL nsenter --net="/run/netns/$PREFIX$1" -- "${@:3}" <&0 >"$2" 2>&1 3>&- &
 }
 
@@ -83,9 +84,10 @@ map_dump() { # NAME
 
 # The id of the map that is a service's ring.
 ring_id() { # SERVICE_ID
-	local octets
-	octets=$(bpftool -j map lookup pinned "$(pin rings)" key "$1" 0 0 0 |
-		jq -r '.value | reverse | map(ltrimstr("0x")) | join("")')
+	local octets map
+	octets=$(for map in rings sized_rings; do
+		bpftool -j map lookup pinned "$(pin "$map")" key "$1" 0 0 0
+	done | jq -r '.value // empty | reverse | map(ltrimstr("0x")) | join("")')
 	echo "$((16#$octets))"
 }
 

@@ -73,7 +73,9 @@ state() {
 		| [.udp_timeout, .nat_port_first, .nat_port_last, .lo_forwarding, .hz >= 90 and .hz <= 1100]'
 	for map in services backends members quic_servers returns addresses decap decap_addresses decap_sources; do map_dump "$map" | jq -c 'sort | .[]'; done
 	map_dump snat | jq -c '.[].value | [.count4, .ipv4[:2]]'
-	bpftool map dump pinned "$(pin rings)" | awk '$1 == "key:" { print "ring", $2, $3 }'
+	for map in rings sized_rings; do
+		bpftool map dump pinned "$(pin "$map")" | awk '$1 == "key:" { print "ring", $2, $3 }'
+	done
 	for id in $(map_dump services | jq 'map(.value.id) | sort | .[]'); do
 		echo "ring $id: $(ring_backends "$id")"
 	done
@@ -201,7 +203,7 @@ leaked() {
 # The ids of all rings in pinned maps of rings, whosever they are.
 pinned_rings() {
 	local pin
-	for pin in /sys/fs/bpf/xdp_lb/*/tc/globals/rings; do
+	for pin in /sys/fs/bpf/xdp_lb/*/tc/globals/{,sized_}rings; do
 		[[ ! -e $pin ]] || bpftool map dump pinned "$pin"
 	done | awk '$1 == "key:" { print $10 $9 $8 $7 }' |
 		jq -Rn 'def number: explode | reduce .[] as $c (0; . * 16 + (if $c > 96 then $c - 87 else $c - 48 end));

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from balancer import TOP, index_key, octets
-from bpfmaps import delete, inner_values, pinned, run_control, update
+from bpfmaps import delete, inner_values, pinned, rings_of, run_control, update
+from frames import tcp_frame
 from test_ring import current_backends
 
 MAX_SERVICES, MAX_BACKENDS, MAX_MEMBERS = 4096, 65534, 4096
@@ -50,6 +51,22 @@ def test_there_can_be_4096_services(balancer):
     with filled(balancer, "services", entries):
         said = refused(balancer, "service", "more", "tcp", "10.0.0.90:80", "noaddress")
         assert "there are 4096 services, and that is the most there can be" in said
+        index(balancer)
+        balancer.known.clear()
+        with balancer.counting() as added:
+            balancer.run_all([tcp_frame(f"198.18.{i >> 8}.{i & 255}") for i in free])
+        assert all(added[f"s{i} no_backend"] == 1 for i in free), "each is found, and none twice"
+    index(balancer)
+    balancer.known.clear()
+    with balancer.counting() as added:
+        balancer.run_all([tcp_frame(f"198.18.{i >> 8}.{i & 255}") for i in free[:50]])
+    assert not +added, "and no more once they are gone"
+
+
+def index(balancer):
+    """What lb.sh does after each change of a service."""
+    with pinned(f"{balancer.maps}/control/index_fill") as program:
+        assert run_control(program) == 0
 
 
 def test_there_can_be_65534_backends(balancer):
@@ -93,7 +110,7 @@ def fill(balancer, service, size):
     with contextlib.ExitStack() as stack:
         request, program, rings = (
             stack.enter_context(pinned(f"{balancer.maps}/{name}"))
-            for name in ("ring_request", "control/ring_fill", "rings")
+            for name in ("ring_request", "control/ring_fill", rings_of(size))
         )
         update(request, index_key(0), balancer.layout.encode("ring_request", service=service, ring_size=size))
         assert run_control(program) == 0

@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from balancer import index_key, octets
-from bpfmaps import delete, inner_values, pinned, run_control, update
+from bpfmaps import delete, inner_values, pinned, rings_of, run_control, update
+from frames import BACKENDS, tcp_frame
 from maglev import RING_SIZE, maglev
 
 FIRST_ID = 10000  # of backends that lb.sh does not know
@@ -27,7 +28,7 @@ class Ring:
         self.balancer, self.service, self.size = balancer, service, size
         self.seed = balancer.settings["seed"]
         self.cleanup = contextlib.ExitStack()
-        pins = [f"{balancer.maps}/{name}" for name in ("targets", "members", "ring_request", "rings")]
+        pins = [f"{balancer.maps}/{name}" for name in ("targets", "members", "ring_request", rings_of(self.size))]
         self.targets, self.members, self.request, self.rings = (
             self.cleanup.enter_context(pinned(pin)) for pin in pins
         )
@@ -154,6 +155,20 @@ def test_a_ring_of_another_size_is_filled_the_same_way(balancer, size):
             assert ring.fill(members) == maglev(members, ring.seed, size)
     finally:
         ring.cleanup.close()
+        balancer.lb("service", "del", "small")
+
+
+def test_a_service_with_a_ring_of_another_size_has_all_its_backends_serve(balancer):
+    balancer.lb("service", "small", "tcp", "10.0.0.72:80", "mode", "dsr", "noaddress", "ring", "251")
+    try:
+        for backend in BACKENDS:
+            balancer.add_backend(backend.ipv4, "small")
+        with balancer.counting() as added:
+            balancer.run_all([tcp_frame("10.0.0.72", port) for port in range(20000, 20200)])
+        shares = [added[f"{backend.ipv4} forwarded"] for backend in BACKENDS]
+        assert sum(shares) == added["small forwarded"] == 200
+        assert min(shares) > 50
+    finally:
         balancer.lb("service", "del", "small")
 
 
