@@ -11,6 +11,7 @@ RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
 LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx curl:curl
 TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump tshark:tshark wrk:wrk iperf3:iperf3 \
 	dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
+BENCH := gnuplot-nox:gnuplot python3-scapy: util-linux:taskset
 LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format
 # For `make test-kernels`; not among what `deps` installs.
 KERNELS := qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod xz-utils:xz
@@ -32,12 +33,12 @@ ARCH_INCLUDE = /usr/include/$(shell uname -m)-linux-gnu
 COMPILE = $(CLANG) -g -O2 -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter \
 	-Werror -isystem $(ARCH_INCLUDE) $(if $(FLOWS),-DMAX_FLOWS=$(FLOWS)) $(CFLAGS)
 
-OBJECTS := xdp_lb.o netns/xdp_pass.o
+OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
 
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps deps-kernels demo test test-kill test-ring test-random test-flood test-kernels \
+.PHONY: all deps deps-kernels deps-bench demo bench bench-quick test test-kill test-ring test-random test-flood test-kernels \
 	test-kernels-quick lint format clean help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
@@ -61,7 +62,7 @@ deps: ## install through apt what is missing to build, run, test and lint
 deps-kernels: ## and what test-kernels needs: qemu, and each clang that Debian has
 deps-kernels: deps # first: apt may know of no clang before
 deps-kernels: PACKAGES += $(call packages,$(KERNELS)) $(CLANGS)
-deps deps-kernels:
+deps deps-kernels deps-bench:
 	@missing="$(MISSING)"; \
 	if ! command -v apt-get >/dev/null; then \
 		echo "deps: no apt-get here, so see to these: $(call commands,$(BUILD) $(RUN)),"; \
@@ -76,6 +77,10 @@ deps deps-kernels:
 		echo "deps: installing $$missing"; \
 		tests/apt-install.sh $$missing; \
 	fi
+
+deps-bench: ## and what bench needs
+deps-bench: deps
+deps-bench: PACKAGES += $(call packages,$(BENCH))
 
 demo: need-root deps all ## set up a lab of network namespaces and balance pings in it
 	netns/demo.sh
@@ -100,6 +105,12 @@ test-kernels: need-root deps all ## run the tests under Debian's kernels, 6.1 an
 
 test-kernels-quick: need-root deps all ## a few of them under 6.1
 	@tests/kernels.sh quick
+
+bench: need-root deps deps-bench all ## what a packet costs, beside what it should cost; results go to bench/results
+	@bench/run
+
+bench-quick: need-root deps all ## a few rounds of it, to see that it works
+	@bench/run quick
 
 lint: ## check format, shell pitfalls, licence lines and the length of functions
 	@tests/lint.sh
