@@ -11,7 +11,8 @@ RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
 LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx curl:curl
 TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump tshark:tshark wrk:wrk iperf3:iperf3 \
 	dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
-BENCH := gnuplot-nox:gnuplot python3-scapy: util-linux:taskset
+# For bench and bench-quick.
+BENCH := gnuplot-nox:gnuplot haproxy:haproxy libnginx-mod-stream: nftables:nft
 LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format
 # For `make test-kernels`; not among what `deps` installs.
 KERNELS := qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod xz-utils:xz
@@ -30,7 +31,7 @@ MISSING = $(filter-out $(patsubst installed:%,%,$(INSTALLED)),$(PACKAGES))
 # machine, which clang does not search when it compiles for BPF. Unused parameters are let pass:
 # the kernel dictates those of programs and callbacks.
 ARCH_INCLUDE = /usr/include/$(shell uname -m)-linux-gnu
-COMPILE = $(CLANG) -g -O2 -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter \
+COMPILE = $(CLANG) -g -O2 -target bpf -mcpu=v3 -fno-strict-aliasing -Wall -Wextra -Wno-unused-parameter \
 	-Werror -isystem $(ARCH_INCLUDE) $(if $(FLOWS),-DMAX_FLOWS=$(FLOWS)) $(CFLAGS)
 
 OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
@@ -109,7 +110,7 @@ test-kernels-quick: need-root deps all ## a few of them under 6.1
 bench: need-root deps deps-bench all ## what a packet costs, beside what it should cost; results go to bench/results
 	@bench/run
 
-bench-quick: need-root deps all ## a few rounds of it, to see that it works
+bench-quick: need-root deps deps-bench all ## a few rounds of it, to see that it works
 	@bench/run quick
 
 lint: ## check format, shell pitfalls, licence lines and the length of functions

@@ -606,7 +606,6 @@ struct settings {
 	__u8 pad[2];
 	__u32 index_half; /* 0 or 1: which half of service_index and return_index holds */
 	__u32 index_any_port[2]; /* of each half: services that have every port of an address */
-	__u32 pad_end;
 };
 
 struct {

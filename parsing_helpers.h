@@ -163,13 +163,12 @@ static __always_inline int parse_eth(struct cursor *cursor, struct ethhdr **eth)
 	return next;
 }
 
+/* A sum of words to 16 bits, with all carries added (RFC 1071). It must be below 2^48, as one of 65,536 words is. */
 static __always_inline __u16 fold(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
+	sum = (sum & 0xffffffff) + (sum >> 32); /* at most 0x10000fffe */
+	sum = (sum & 0xffff) + (sum >> 16); /* at most 0x1fffe */
+	return (sum & 0xffff) + (sum >> 16);
 }
 
 /*

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is measured: the services, the packets for them, and what they may cost."""
+import concurrent.futures
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -116,6 +118,7 @@ SMALL_RING = 1021
 FIRST_MANY_VIP = "10.48.0.0"
 MANY_BACKENDS = "10.112.0.0/12"
 MANY_VIP = 90  # of the service that has them
+AT_A_TIME = 256  # rings, each an open descriptor
 MANY_IDS = 3000  # of backends; ids of services follow those there are
 
 
@@ -127,8 +130,12 @@ def write_rings(bench, services, size, members):
             stack.enter_context(pinned(f"{bench.maps}/{name}"))
             for name in (rings_of(size), "ring_request", "members", "control/ring_fill")
         )
-        new = [(index_key(service), index_key(stack.enter_context(inner_array(size, 8, size != 65537)))) for service in services]
-        update_all(rings, new)
+        for first in range(0, len(services), AT_A_TIME):
+            with contextlib.ExitStack() as arrays:
+                update_all(rings, [
+                    (index_key(service), index_key(arrays.enter_context(inner_array(size, 8, size != 65537))))
+                    for service in services[first : first + AT_A_TIME]
+                ])
         for service in services:
             for backend in members:
                 update(table, encode("member_key", service=service, backend=backend), encode("member", weight=1))
@@ -197,14 +204,24 @@ def forget_backends(bench, ids):
 # --- What else goes on meanwhile ---
 
 
+def drain(stream):
+    while stream.read(65536):
+        pass
+
+
 @contextlib.contextmanager
 def log_is_read(bench):
+    bench.change_settings(log_until=0)
     reader = subprocess.Popen(
         [str(bench.top / "lb.sh"), "-n", bench.netns, "-i", bench.instance, "log"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     )
+    probe = to(address_of("dsr", 4), segment())(1)
     try:
         wait_for(lambda: bench.settings["log_until"], "somebody reads the log")
+        bench.choose("xdp_lb")
+        wait_for(lambda: bench.drive(probe, 1) and select.select([reader.stdout], [], [], 0.05)[0], "the log has a line")
+        threading.Thread(target=drain, args=(reader.stdout,), daemon=True).start()
         yield
     finally:
         os.killpg(reader.pid, signal.SIGTERM)
@@ -233,13 +250,13 @@ def ring_changes(bench):
                 update(request, index_key(0), encode("ring_request", service=number, ring_size=65537))
                 run_control(program)
 
-    thread = threading.Thread(target=change)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        changing = pool.submit(change)
+        try:
+            yield
+        finally:
+            ended.set()
+        changing.result()  # raises what it raised
 
 
 # --- The table ---
@@ -316,9 +333,9 @@ def new_rows(flows):
     clients = NEW_CLIENTS[flows > 1]
     one = frame(address_of("nat", 4), segment("S"), source=clients)
     words = {"is_new": True, "flows": (flows,)}
-    few = {"goal": 600} if flows == 1 else {}
-    yield Row("nat, new flow", lambda _: Packets(one, MILLION), times=1.3, than="two bare inserts", **few, **words)
-    yield Row("two bare inserts", lambda _: Packets(one, MILLION), program="bare_inserts", **words)
+    more = " beside many" if flows > 1 else ""
+    yield Row(f"nat, new flow{more}", lambda _: Packets(one, MILLION), times=1.3, than=f"two bare inserts{more}", goal=600, **words)
+    yield Row(f"two bare inserts{more}", lambda _: Packets(one, MILLION), program="bare_inserts", **words)
 
 
 def many_rows():

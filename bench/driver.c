@@ -185,6 +185,74 @@ int grow(struct xdp_md *ctx)
 	return bpf_xdp_adjust_head(ctx, -20) ? XDP_ABORTED : XDP_TX;
 }
 
+/* For end_to_end.py: the interfaces that redirect() and generate() send by, and the packets that sink() has seen. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} bench_way SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} bench_sunk SEC(".maps");
+
+static __always_inline int send_by(__u32 way)
+{
+	__u32 *ifindex = bpf_map_lookup_elem(&bench_way, &way);
+
+	return ifindex ? bpf_redirect(*ifindex, 0) : XDP_PASS;
+}
+
+SEC("xdp")
+int redirect(struct xdp_md *ctx)
+{
+	return send_by(0);
+}
+
+#define DATAGRAM 48 /* octets, in whole words: Ethernet, IPv4 and UDP */
+
+/*
+ * The datagram over IPv4 that bench_case has, without a checksum, from ever another one of 1024 ports. Run as a source of
+ * live frames, which come back to it as their receivers left them.
+ */
+SEC("xdp")
+int generate(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	struct bench_case *now = bpf_map_lookup_elem(&bench_case, &zero);
+	struct ipv4_frame *frame = (void *)(long)ctx->data;
+
+	if (!now || (void *)frame + DATAGRAM > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	__builtin_memcpy(frame, now->headers, DATAGRAM);
+	frame->source_port = bpf_htons(3000 + (now->next++ & 1023));
+	return send_by(1);
+}
+
+SEC("xdp")
+int sink(struct xdp_md *ctx)
+{
+	const struct ipv4_frame *frame = (void *)(long)ctx->data;
+	__u32 zero = 0;
+	__u64 *seen = bpf_map_lookup_elem(&bench_sunk, &zero);
+
+	if (!seen || (void *)(frame + 1) > (void *)(long)ctx->data_end ||
+	    frame->ip.protocol != IPPROTO_UDP)
+		return XDP_PASS;
+	(*seen)++;
+	return XDP_DROP;
+}
+
+SEC("xdp")
+int pass(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
 /* For comparison: what the kernel says of the way to an IPv4 packet's destination, for a packet of the host's own. */
 SEC("xdp")
 int bare_fib(struct xdp_md *ctx)
@@ -204,7 +272,7 @@ struct bench_key {
 };
 
 struct bench_flow {
-	__u64 words[11];
+	__u64 words[10];
 };
 
 struct {

@@ -84,6 +84,8 @@ class Bench(Balancer):
             super().__enter__()
             self.cleanup.callback(shutil.rmtree, self.pins, True)
             self.pins.mkdir()
+            sizes = [self.layout.by_name["STRUCT", name]["size"] for name in ("flow_key", "flow")]
+            assert sizes == [40, 80], "driver.c's table is to have such entries"
             command("bpftool", "prog", "loadall", str(self.work / "bench/driver.o"), str(self.pins), "pinmaps", str(self.pins))
             (self.work / "frame").write_bytes(bytes(FRAME))
             (self.work / "context").write_bytes(struct.pack("=6I", 0, FRAME, 0, self.ifindex, 0, 0))

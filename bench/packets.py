@@ -84,8 +84,8 @@ class Report:
     def goals(self, row):
         """Of each goal: what it is about, what was measured, and the most that it should be."""
         measured = self.flows_of(row.name)
-        if row.goal and measured[0] == 1:
-            yield "ns", self.median(row.name, 1), row.goal
+        if row.goal and (measured[0] == 1 or row.is_new):
+            yield "ns", self.median(row.name, measured[0]), row.goal
         if not row.times:
             return
         base = self.median(row.than, measured[-1]) if row.than else self.median(row.name, measured[0])
@@ -150,7 +150,7 @@ def main(words):
         table.measure([(few, row) for row in rows] + [(many, row) for row in of_many])
         report = Report(first + rows + of_many, table.costs)
         report.print()
-        report.write(RESULTS, about_this_machine())
+        report.write(RESULTS / "quick" if settings.quick else RESULTS, about_this_machine())
 
 
 if __name__ == "__main__":

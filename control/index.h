@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The control program that brings service_index and return_index up to date with `services` and `returns`. lb.sh runs
- * it after each change of those; packets see the old index or the new one, never half.
+ * it when they have changed; packets see the old index or the new one, never half.
  */
 #ifndef CONTROL_INDEX_H
 #define CONTROL_INDEX_H
@@ -39,7 +39,7 @@ static long index_clear_return(__u32 i, struct index_work *work)
 static long index_add_service(void *map, const struct service_key *key,
 			      const struct service *service, struct index_work *work)
 {
-	struct service_key copy = *key;
+	struct service_key copy = *key; /* no map takes another's key as its own */
 	__u32 home = index_home(&copy);
 	struct service_entry *entry;
 
@@ -86,8 +86,8 @@ int index_fill(void *unused)
 	bpf_for_each_map_elem(&services, index_add_service, &work, 0);
 	bpf_for_each_map_elem(&returns, index_add_return, &work, 0);
 	conf->index_any_port[work.half & 1] = work.any_port;
-	if (!work.lost)
-		*(volatile __u32 *)&conf->index_half = work.half;
+	__sync_lock_test_and_set(&conf->index_half,
+				 work.half); /* and all that is above before it */
 	return work.lost;
 }
 

@@ -41,7 +41,9 @@ static __always_inline __u64 delta_ttl(void)
  */
 static __always_inline void checksum_apply(__sum16 *checksum, __u16 delta)
 {
-	*checksum = ~fold((__u64)(__u16) ~*checksum + delta);
+	__u32 sum = (__u16) ~*checksum + delta;
+
+	*checksum = ~((sum & 0xffff) + (sum >> 16));
 }
 
 /* UDP says 0 where there is no checksum, so 0 itself is sent as 0xffff (RFC 768). */

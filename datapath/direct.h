@@ -25,8 +25,8 @@ static __always_inline bool flow_is_direct(const struct flow *flow)
 }
 
 /*
- * What is left to do once the functions below have returned, as stack is short: their result is an XDP action, or one of
- * these.
+ * What is left to do once the functions below have returned, as stack is short in direct_follow(): their result is an XDP
+ * action, or one of these.
  */
 #define DIRECT_UNSEALED 0x100 /* or-ed to the action: tunnel_seal() */
 #define DIRECT_TOO_BIG 0x10000 /* times the octets that would fit: too_big_answer() */
@@ -60,15 +60,14 @@ static __always_inline bool direct_must_pass(const struct packet *pkt, __u32 len
 /* Sends the packet, or a later fragment of it, by its backend's next hop. */
 static __always_inline int direct_send(struct xdp_md *ctx, const struct packet *pkt,
 				       const struct settings *conf, const struct target *target,
-				       __u32 service, __u32 backend)
+				       __u32 service, __u32 backend, __be16 port)
 {
 	__u32 length = packet_length(ctx, pkt);
 	__u32 limit = path_limit(ctx, conf, target, length, 0);
 
 	if (limit && !direct_must_pass(pkt, length))
 		return direct_refuse(ctx, pkt, conf, service, limit);
-	count_sent(ctx, pkt, conf, REASON_FORWARDED, service, backend, &target->address,
-		   pkt->tuple.destination_port);
+	count_sent(ctx, pkt, conf, REASON_FORWARDED, service, backend, &target->address, port);
 	rewrite_eth(ctx, target->dst_mac, target->src_mac);
 	return leave(ctx, target->ifindex);
 }
@@ -151,15 +150,19 @@ static __always_inline int direct_forward(struct xdp_md *ctx, const struct packe
 	if (packet_is_syn(pkt))
 		count_opened(backend);
 	if (service->mode == MODE_DSR && !pkt->is_first)
-		return direct_send(ctx, pkt, conf, target, service->id, backend);
+		return direct_send(ctx, pkt, conf, target, service->id, backend,
+				   pkt->tuple.destination_port);
 	flow = flow_work_get();
 	if (!flow)
 		return XDP_DROP;
+	if (pkt->is_first)
+		__builtin_memset(flow, 0, sizeof(*flow));
 	direct_init_flow(flow, pkt, service, target, backend);
 	if (pkt->is_first)
 		fragment_remember(pkt, flow, 0, target->dst_mac, target->src_mac);
 	if (service->mode == MODE_DSR)
-		return direct_send(ctx, pkt, conf, target, service->id, backend);
+		return direct_send(ctx, pkt, conf, target, service->id, backend,
+				   pkt->tuple.destination_port);
 	return direct_wrap(ctx, pkt, conf, flow, target);
 }
 
@@ -174,7 +177,8 @@ static __noinline int direct_follow(struct xdp_md *ctx, const struct packet *pkt
 	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
 		return finish(ctx, pkt, conf, flow->service, REASON_UNRESOLVED);
 	if (flow->direction == FLOW_DSR)
-		return direct_send(ctx, pkt, conf, target, flow->service, flow->backend);
+		return direct_send(ctx, pkt, conf, target, flow->service, flow->backend,
+				   flow->destination_port);
 	return direct_wrap(ctx, pkt, conf, flow, target);
 }
 

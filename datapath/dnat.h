@@ -36,7 +36,8 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 	flow->direction = FLOW_TO_BACKEND;
 	flow->service = service->id;
 	flow->backend = backend;
-	flow_set_deltas(flow, tuple);
+	flow_set_deltas(flow, tuple->protocol, delta_addr(&tuple->destination, &flow->destination),
+			delta_port(tuple->destination_port, flow->destination_port));
 	if (packet_is_syn(pkt))
 		count_opened(backend);
 	return send(ctx, pkt, conf, flow, target->ifindex, target->dst_mac, target->src_mac);
@@ -56,7 +57,7 @@ static __always_inline __u64 *return_word(const struct addr *address, __u32 half
 static __always_inline bool return_is_likely(const struct addr *address,
 					     const struct settings *conf)
 {
-	__u64 bit, *word = return_word(address, conf->index_half, &bit);
+	__u64 bit, *word = return_word(address, index_half(conf), &bit);
 
 	return word && *word & bit;
 }
@@ -116,7 +117,8 @@ static __noinline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
 	flow->direction = FLOW_TO_CLIENT;
 	flow->service = as->service;
 	flow->backend = as->backend;
-	flow_set_deltas(flow, tuple);
+	flow_set_deltas(flow, tuple->protocol, delta_addr(&tuple->source, &flow->source),
+			delta_port(tuple->source_port, flow->source_port));
 	return send(ctx, pkt, conf, flow, fib.ifindex, fib.dmac, fib.smac);
 }
 

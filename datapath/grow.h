@@ -39,14 +39,10 @@ static __always_inline bool eth_move(const struct xdp_md *ctx, const struct pack
 
 static __always_inline void ipv4_set_checksum(struct iphdr *ip)
 {
-	const __u16 *word = (const __u16 *)ip;
-	__u64 sum = 0;
+	const __u32 *word = (const __u32 *)ip;
 
 	ip->check = 0;
-#pragma unroll
-	for (int i = 0; i < (int)sizeof(*ip) / 2; i++)
-		sum += word[i];
-	ip->check = ~fold(sum);
+	ip->check = ~fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
 }
 
 /* A walk over octets that are to be summed up. */

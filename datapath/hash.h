@@ -17,12 +17,15 @@ static __always_inline __u64 hash_mix(__u64 hash, __u64 word)
 	return hash ^ hash >> 29;
 }
 
-/* What one word of several adds to a hash: a product of its own, so that a processor works on all at a time. */
-static __always_inline __u64 hash_part(__u64 key, __u64 word, __u64 odd)
+/*
+ * What one word of several adds to a hash: a product of its own, so that a processor works on all at a time. Each has
+ * another shift, or a change of two words' highest bits would go unnoticed half of the time.
+ */
+static __always_inline __u64 hash_part(__u64 key, __u64 word, __u64 odd, __u32 shift)
 {
 	__u64 part = (word ^ key) * odd;
 
-	return part ^ part >> 32;
+	return part ^ part >> shift;
 }
 
 /* A number below `limit`, from 32 bits of a hash. */

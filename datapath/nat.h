@@ -173,6 +173,16 @@ static __always_inline void nat_confirm(struct flow *old, const struct flow *now
 	__sync_fetch_and_or(&old->state, now->state);
 }
 
+/* Of a rewrite of both ends of `tuple`. */
+static __always_inline void nat_set_deltas(struct flow *flow, const struct flow_key *tuple)
+{
+	flow_set_deltas(flow, tuple->protocol,
+			delta_addr(&tuple->source, &flow->source) +
+				delta_addr(&tuple->destination, &flow->destination),
+			delta_port(tuple->source_port, flow->source_port) +
+				delta_port(tuple->destination_port, flow->destination_port));
+}
+
 /*
  * Enters the reply's side of a flow, and so claims its source port. Returns 0, -EEXIST when the port
  * is somebody else's, or what the kernel said.
@@ -184,7 +194,7 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 	long err;
 
 	if (!old) {
-		flow_set_deltas(&reply->flow, &reply->key);
+		nat_set_deltas(&reply->flow, &reply->key);
 		err = bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
 		reply->opened = !err;
 		if (err != -EEXIST)
@@ -208,7 +218,7 @@ static __always_inline long nat_claim(struct nat_reply *reply, const struct sett
 	/* Two CPUs may find the same dead entry: one of them takes it over. */
 	if (!__sync_bool_compare_and_swap(&old->seen, seen, reply->flow.seen))
 		return -EEXIST;
-	flow_set_deltas(&reply->flow, &reply->key);
+	nat_set_deltas(&reply->flow, &reply->key);
 	reply->opened = 1;
 	return bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_ANY);
 }
@@ -363,7 +373,7 @@ __weak __noinline int nat_begin(void)
 		count_opened(request->backend);
 	flow->source = reply->key.destination;
 	flow->source_port = reply->key.destination_port;
-	flow_set_deltas(flow, &request->client);
+	nat_set_deltas(flow, &request->client);
 	return REASON_FORWARDED;
 }
 

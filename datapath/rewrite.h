@@ -6,17 +6,13 @@
 #include "checksum.h"
 #include "packet.h"
 
-/* The differences that make the rewrite from `tuple` to `flow` a matter of two additions. */
-static __always_inline void flow_set_deltas(struct flow *flow, const struct flow_key *tuple)
+/* From the differences in addresses and ports: what makes a rewrite a matter of two additions. */
+static __always_inline void flow_set_deltas(struct flow *flow, __u8 protocol, __u64 addrs,
+					    __u64 ports)
 {
-	__u64 ports = delta_port(tuple->source_port, flow->source_port) +
-		      delta_port(tuple->destination_port, flow->destination_port);
-	__u64 addrs = delta_addr(&tuple->source, &flow->source) +
-		      delta_addr(&tuple->destination, &flow->destination);
-
 	flow->ip_delta = fold(addrs + delta_ttl());
 	/* ICMP over IPv4, alone of all, has no addresses in its checksum. */
-	flow->l4_delta = fold(tuple->protocol == IPPROTO_ICMP ? ports : addrs + ports);
+	flow->l4_delta = fold(protocol == IPPROTO_ICMP ? ports : addrs + ports);
 }
 
 static __always_inline void rewrite_eth(const struct xdp_md *ctx, const __u8 *dst_mac,

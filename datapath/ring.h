@@ -22,10 +22,10 @@ static __always_inline __u64 flow_hash(const struct flow_key *tuple, const struc
 	__u64 key = conf->seed[0], other = conf->seed[1];
 
 	return hash_mix(
-		hash_part(key, word[0], HASH_ODD) + hash_part(other, word[1], HASH_OTHER) +
-			hash_part(key << 32 | key >> 32, word[2], 0xf18467429e59cd01ULL) +
-			hash_part(other << 32 | other >> 32, word[3], 0xb48cb58cfda791c5ULL) +
-			hash_part(key ^ other, word[4], 0xb9a53b296b8d4405ULL),
+		hash_part(key, word[0], HASH_ODD, 32) + hash_part(other, word[1], HASH_OTHER, 29) +
+			hash_part(key << 32 | key >> 32, word[2], 0xf18467429e59cd01ULL, 31) +
+			hash_part(other << 32 | other >> 32, word[3], 0xb48cb58cfda791c5ULL, 28) +
+			hash_part(key ^ other, word[4], 0xb9a53b296b8d4405ULL, 33),
 		key);
 }
 

@@ -13,15 +13,22 @@ static __always_inline bool is_echo(const struct flow_key *tuple)
 }
 
 /*
- * Where in service_index the key's place is, from the first of its half. All bits of the key reach the highest ones of a
- * product; an IPv4 address, or the end of an IPv6 one, reaches only those.
+ * Where in service_index the key's place is, from the first of its half. The last octets of each word, where addresses
+ * differ, reach the highest bits of a product only: those of the first word are moved away from those of the second.
  */
 static __always_inline __u32 index_home(const struct service_key *key)
 {
 	const __u64 *word = (const __u64 *)key;
-	__u64 hash = word[0] * HASH_ODD ^ word[1] ^ word[2] * HASH_OTHER;
+	__u64 hash = word[0] * HASH_ODD;
 
+	hash ^= hash >> 32 ^ word[1] ^ word[2] * HASH_OTHER;
 	return hash * HASH_ODD >> (64 - INDEX_BITS);
+}
+
+/* The half that holds. Read once for each look-up, which is to see one of them. */
+static __always_inline __u32 index_half(const struct settings *conf)
+{
+	return *(volatile const __u32 *)&conf->index_half;
 }
 
 /* The entry so many behind that place, the first one following the last. Never NULL; see settings_get(). */
@@ -46,11 +53,11 @@ service_get(const struct settings *conf, const struct addr *vip, __u8 protocol, 
 		.port = port,
 		.protocol = protocol,
 	};
-	__u32 home = index_home(&key);
+	__u32 home = index_home(&key), half = index_half(conf);
 	struct service_entry *entry;
 
 	for (__u32 i = 0; i < INDEX_PROBES; i++) {
-		entry = index_entry(conf->index_half, home, i);
+		entry = index_entry(half, home, i);
 		if (!entry || !entry->service.id)
 			return NULL;
 		if (service_key_equal(&entry->key, &key))
@@ -76,7 +83,7 @@ static __always_inline struct service *service_of_port(const struct packet *pkt,
 static __always_inline struct service *service_of_address(const struct packet *pkt,
 							  const struct settings *conf)
 {
-	if (is_echo(&pkt->tuple) || !conf->index_any_port[conf->index_half & 1])
+	if (is_echo(&pkt->tuple) || !conf->index_any_port[index_half(conf) & 1])
 		return NULL;
 	return service_get(conf, &pkt->tuple.destination, pkt->tuple.protocol, 0);
 }

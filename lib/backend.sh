@@ -135,6 +135,8 @@ backend_add() {
 	for name in "${MEANT[@]}"; do
 		return_enter "$name" "$BACKEND"
 		quic_enter "$name" "$BACKEND"
+	done
+	for name in "${MEANT[@]}"; do
 		member_set "$name" "$BACKEND" "$WEIGHT" MEMBER_ACTIVE
 	done
 	maps_flush

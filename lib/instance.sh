@@ -45,6 +45,13 @@ instance_list() {
 instance_change() {
 	lock
 	instance_require
+	instance_require_version
+	INDEXED=1 # the last command may have been killed before the index was filled
+}
+
+# One that another version made has other maps.
+instance_require_version() {
+	[[ -e $CONTROL/index_fill ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM down, then up"
 }
 
 # For those that need one that is up.
@@ -87,7 +94,7 @@ instance_create() {
 		instance_discard
 	fi
 	run mkdir -p "$MAPS"
-	[[ -d $CONTROL ]] || control_load
+	if [[ -d $CONTROL ]]; then instance_require_version; else control_load; fi
 	state_read
 	layout_require
 	((STATE_NETNS)) || settings_init

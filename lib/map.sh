@@ -6,15 +6,15 @@
 # else is to be changed (see run), a map is to be read, or the command ends.
 
 BATCH=()
-INDEXED='' # 1: something in BATCH changes `services` or `returns`, of which there is an index
+INDEXED='' # 1: there may be changes of `services` or `returns` that the index does not show yet
 CHECKS=()  # of each control program in BATCH, what it means when it returns anything but 0
 
 maps_flush() {
 	local output rest
 	local -a checks
 	((${#BATCH[@]})) || return 0
-	if [[ -n $INDEXED ]]; then control_run index_fill "there is no room for a service in the index: another VIP or port may do"; fi
-	checks=("${CHECKS[@]}") INDEXED=''
+	index_fill
+	checks=("${CHECKS[@]}")
 	[[ -z $VERBOSE ]] || printf '+ bpftool %s\n' "${BATCH[@]}" >&2
 	printf -v rest '%s\n' "${BATCH[@]}"
 	BATCH=() CHECKS=()
@@ -27,6 +27,13 @@ maps_flush() {
 		((BASH_REMATCH[1] == 0)) || die "${checks[0]}"
 		checks=("${checks[@]:1}")
 	done
+}
+
+# What packets are looked up in follows the maps: before a ring leads anywhere new, and at the end.
+index_fill() {
+	[[ -n $INDEXED ]] || return 0
+	INDEXED=''
+	control_run index_fill "the index of services has no room for one of them, which is not served: it wants another VIP or port"
 }
 
 # control_run PROGRAM MESSAGE: MESSAGE is what it means when that fails.

@@ -9,8 +9,11 @@ ring_map() { # SIZE
 
 # A ring of its own, all slots empty: ring_create SERVICE_ID SIZE.
 ring_create() {
-	local pin=$MAPS/new_ring
+	local pin=$MAPS/new_ring other
 	ring_map "$2"
+	for other in rings sized_rings; do # a killed `service` may have left one in the other
+		[[ $other == "$RING_MAP" ]] || ! map_has "$other" "$1" || map_delete "$other" "$1"
+	done
 	[[ ! -e $pin ]] || run rm "$pin"
 	encode "$1"
 	BATCH+=("map create $pin type array key 4 value ${LAYOUT[ring_slot]} entries $2 name ring flags $RING_FLAGS"
@@ -29,6 +32,7 @@ ring_request() {
 # ring_fill SERVICE FIELD=VALUE...: from its members, and these make one of them or make one go; see struct
 # ring_request.
 ring_fill() {
+	index_fill
 	ring_request "$@"
 	control_run ring_fill "the ring of service '$1' could not be filled"
 }

@@ -13,6 +13,7 @@ import threading
 
 NR_BPF = {"x86_64": 321, "aarch64": 280}
 # enum bpf_cmd of linux/bpf.h
+BPF_OBJ_GET = 7
 BPF_PROG_TEST_RUN = 10
 BPF_PROG_GET_FD_BY_ID = 13
 
@@ -48,6 +49,32 @@ def program_fd(program):
     return bpf(BPF_PROG_GET_FD_BY_ID, attr, len(attr))
 
 
+BPF_F_TEST_XDP_LIVE_FRAMES = 2  # Linux 5.18
+# And on: flags, cpu, batch_size
+LIVE_RUN = struct.Struct("=IIIIQQIIIIQQIII")
+
+
+def send(path, frame, count, ifindex, netns):
+    """Runs the pinned program for so many copies of the frame, which go where it says: out of interfaces, really."""
+
+    def inside(_):
+        name = ctypes.create_string_buffer(os.fsencode(path))
+        attr = struct.pack("=QII", ctypes.addressof(name), 0, 0)
+        fd = bpf(BPF_OBJ_GET, attr, len(attr))
+        data = ctypes.create_string_buffer(frame, len(frame))
+        context = ctypes.create_string_buffer(XDP_MD.pack(0, len(frame), 0, ifindex, 0, 0))
+        places = ctypes.addressof(data), ctypes.addressof(context)
+        attr = LIVE_RUN.pack(
+            fd, 0, len(frame), 0, places[0], 0, count, 0, XDP_MD.size, 0, places[1], 0, BPF_F_TEST_XDP_LIVE_FRAMES, 0, 0
+        )
+        try:
+            bpf(BPF_PROG_TEST_RUN, ctypes.create_string_buffer(attr, len(attr)), len(attr))
+        finally:
+            os.close(fd)
+
+    in_netns(netns, inside)
+
+
 def run_here(fd, frames, ifindex):
     """In the calling thread's network namespace, which must have the interface."""
     attr, context = ctypes.create_string_buffer(TEST_RUN.size), ctypes.create_string_buffer(24)
@@ -68,11 +95,10 @@ def run_here(fd, frames, ifindex):
     return results
 
 
-def run(program, frames, ifindex, netns):
+def in_netns(netns, work):
     """
-    What the program with that id makes of each frame, as if it came in by the interface of the
-    network namespace: a list of its return value and the frame. A thread goes into the namespace
-    for that, and ends, so that the caller's never changes and nothing keeps the namespace.
+    Calls work(results) there. A thread goes into the namespace for that, and ends, so that the caller's never changes
+    and nothing keeps the namespace. Returns the results.
     """
     results, failures = [], []
 
@@ -80,11 +106,7 @@ def run(program, frames, ifindex, netns):
         try:
             with open(netns, "rb") as namespace:
                 checked(libc.setns, namespace.fileno(), CLONE_NEWNET)
-            fd = program_fd(program)
-            try:
-                results.extend(run_here(fd, frames, ifindex))
-            finally:
-                os.close(fd)
+            work(results)
         except Exception as failure:  # pylint: disable=broad-except # raised again by the caller
             failures.append(failure)
 
@@ -94,3 +116,17 @@ def run(program, frames, ifindex, netns):
     for failure in failures:
         raise failure
     return results
+
+
+def run(program, frames, ifindex, netns):
+    """What the program with that id makes of each frame, as if it came in by the interface of the network namespace: a
+    list of its return value and the frame."""
+
+    def inside(results):
+        fd = program_fd(program)
+        try:
+            results.extend(run_here(fd, frames, ifindex))
+        finally:
+            os.close(fd)
+
+    return in_netns(netns, inside)

@@ -402,15 +402,19 @@ lose_neighbours() { # DEV
 	done
 }
 
-@test "a packet that is too big for the balancer's own interface is counted" {
+uploads_are_too_big() {
 	local kind
-	b3_serves no
-	on lb ip link set dev to-r2 mtu 1400
 	for kind in "${KINDS[@]}"; do
 		forget_mtus
-		run ! on c1 curl -sS --max-time 0.5 -T "$BIG" "http://$(at "$kind" "$HTTP")/$kind"
+		! on c1 curl -sS --max-time 0.5 -T "$BIG" "http://$(at "$kind" "$HTTP")/$kind" 2>/dev/null || return
 	done
 	all_count tcp '.too_big > 0'
+}
+
+@test "a packet that is too big for the balancer's own interface is counted" {
+	b3_serves no
+	on lb ip link set dev to-r2 mtu 1400
+	await 60 uploads_are_too_big
 	on lb ip link set dev to-r2 mtu 1500
 }
 

@@ -46,6 +46,17 @@ has_address() { # ADDRESS
 	on lb ip -j address | jq -e --arg address "$1" 'any(.[].addr_info[]; .local == $address)' >/dev/null
 }
 
+@test "replies of a new backend are known before packets are sent to it" {
+	local order
+	lb service replies tcp 10.0.0.76:80 mode dnat noaddress
+	run lb -v backend 10.0.0.2 service replies
+	((status == 0))
+	order=$(grep -nE 'map update .*/returns |control/index_fill|control/ring_fill' <<<"$output" |
+		sed -E 's/.*(returns|index_fill|ring_fill).*/\1/' | paste -sd' ')
+	[[ $order == *"returns index_fill ring_fill"* ]] || fail "$order"
+	lb service del replies
+}
+
 @test "a backend is asked at its own port, or else at the one that the client asked for" {
 	serve_http h2 8080 80
 	serve_http h3 80 8080
@@ -143,6 +154,12 @@ echo_figures() {
 	(($(backend_figure 10.0.0.2:8080 .active) < active))
 }
 
+# It is read some time after it says so.
+log_has_a_ping() {
+	on h1 ping -c 1 -W 1 10.0.0.10 >"$BATS_TEST_TMPDIR/ping"
+	grep -q 'dst=10.0.0.10 (8)' "$log"
+}
+
 @test "the log has ports" {
 	local log=$BATS_TEST_TMPDIR/log
 	serve_datagrams h3 7
@@ -150,6 +167,7 @@ echo_figures() {
 	serve_http h3 80
 	"$TOP/lb.sh" -n "${PREFIX}lb" log >"$log" 2>&1 3>&- &
 	await 30 grep -q "log of instance" "$log"
+	await 30 log_has_a_ping
 	on h1 curl -sS --local-port 4000 http://10.0.0.20/
 	on h1 curl -g -sS --local-port 4001 'http://[2001:db8::20]/'
 	peer h1 ask 10.0.0.20 7 1 1 100
