@@ -177,6 +177,10 @@ service_new() {
 # members any more.
 service_delete() {
 	local name=$1 ifindex backend i
+	if [[ -z ${SERVICE_ID[$name]:-} ]]; then # deleted perhaps by a command that was killed before it was done
+		index_fill
+		maps_flush
+	fi
 	service_require "$name"
 	ifindex=${SERVICE_VIP_IFINDEX[$name]} SERVICE_VIP_IFINDEX[$name]=0
 	address_remove "${SERVICE_VIP[$name]}" "$ifindex"

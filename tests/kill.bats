@@ -76,6 +76,7 @@ state() {
 	for map in rings sized_rings; do
 		bpftool map dump pinned "$(pin "$map")" | awk '$1 == "key:" { print "ring", $2, $3 }'
 	done
+	/usr/bin/python3 "$TOP/tests/indexed.py" "$(dirname "$(pin services)")"
 	for id in $(map_dump services | jq 'map(.value.id) | sort | .[]'); do
 		echo "ring $id: $(ring_backends "$id")"
 	done
