@@ -498,6 +498,20 @@ program_id() {
 	lb down
 }
 
+@test "a balancer that another version made is left alone, but for down" {
+	lb up veth6
+	rm "$(pin control/index_fill)" # the older ones have none
+	for words in "backend 10.0.0.2" "up veth6"; do
+		# shellcheck disable=SC2086 # words
+		run -1 lb $words
+		[[ $output == *"was made by another version: lb.sh down, then up" ]]
+	done
+	lb down
+	lb up veth6
+	balance 10.0.0.2
+	pings 2 10.0.0.10
+}
+
 @test "down with a device takes the program off and remembers the rest" {
 	balance 10.0.0.2
 	lb service web icmp 10.0.0.20
