@@ -192,10 +192,10 @@ class Balancer:
         """What the program makes of a frame that came in at veth6, or at another interface."""
         return self.run_all([frame], ifindex)[0]
 
-    def run_all(self, frames, ifindex=None):
-        """The same for many frames, in this order."""
+    def run_all(self, frames, ifindex=None, cpu=None):
+        """The same for many frames, in this order, on that processor if one is named."""
         netns = f"/run/netns/{self.netns}"
-        results = progrun.run(self.program, frames, ifindex or self.ifindex, netns)
+        results = progrun.run(self.program, frames, ifindex or self.ifindex, netns, cpu)
         return [Result(Verdict(verdict), frame) for verdict, frame in results]
 
     # --- Maps ---

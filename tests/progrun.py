@@ -118,11 +118,13 @@ def in_netns(netns, work):
     return results
 
 
-def run(program, frames, ifindex, netns):
-    """What the program with that id makes of each frame, as if it came in by the interface of the network namespace: a
-    list of its return value and the frame."""
+def run(program, frames, ifindex, netns, cpu=None):
+    """What the program with that id makes of each frame, as if it came in by the interface of the network namespace, on
+    that processor or on any: a list of its return value and the frame."""
 
     def inside(results):
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})  # the thread's
         fd = program_fd(program)
         try:
             results.extend(run_here(fd, frames, ifindex))
