@@ -43,13 +43,12 @@ struct nat_reply {
 	struct flow_key key;
 	struct flow flow;
 	__u64 start; /* says where the search for a source port begins */
-	long err; /* what came of the tries: 0, -EEXIST when all are taken, or what the kernel said */
+	int err; /* what came of the tries: 0, -EEXIST when all are taken, or what the kernel said */
 	__u32 restart;
 	__u32 is_ipv6;
 	__u32 pressed; /* 1: ports are short, and flows that are hardly alive must give theirs up */
 	__u32 opened; /* 1: it is a new flow */
 	__u32 is_late; /* as in the request */
-	__u32 pad;
 };
 
 /* Where a flow is begun, on each CPU: all of it is too much for the stack. Not pinned. */
@@ -185,13 +184,13 @@ static __always_inline void nat_set_deltas(struct flow *flow, const struct flow_
 
 /*
  * Enters the reply's side of a flow, and so claims its source port. Returns 0, -EEXIST when the port
- * is somebody else's, or what the kernel said.
+ * is somebody else's, or what the kernel said: as an int, for before Linux 6.4 no more than its lower half is sure.
  */
-static __always_inline long nat_claim(struct nat_reply *reply, const struct settings *conf)
+static __always_inline int nat_claim(struct nat_reply *reply, const struct settings *conf)
 {
 	struct flow *old = bpf_map_lookup_elem(&flows, &reply->key);
 	__u64 seen;
-	long err;
+	int err;
 
 	if (!old) {
 		nat_set_deltas(&reply->flow, &reply->key);
