@@ -249,7 +249,7 @@ def test_clients_with_the_same_identifier_do_not_get_in_each_others_way(balancer
 
 @both_families
 def test_the_first_packets_of_a_flow_on_two_cpus_at_once_make_one_flow(balancer, family):
-    """Never two runs on one: unlike packets that come in, they may interrupt each other there (Linux 6.1)."""
+    """Each run has a processor of its own: on one they would take turns, whole packets at a time."""
     frames = [echo.frame for echo in requests(family, 1000)]
     cpus = sorted(os.sched_getaffinity(0))[:2]
     with ThreadPoolExecutor() as pool:
