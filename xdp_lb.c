@@ -55,8 +55,7 @@ int xdp_lb(struct xdp_md *ctx)
 		service = service_of_address(&pkt, conf);
 	}
 	if (!service)
-		return return_is_likely(&pkt.tuple.source, conf) ? dnat_return(ctx, &pkt, conf) :
-								   XDP_PASS;
+		return dnat_return(ctx, &pkt, conf);
 	if (pkt.ttl <= 1 && !mode_is_direct(service->mode))
 		return finish(ctx, &pkt, conf, service->id, REASON_TTL_EXPIRED);
 	if (service->mode == MODE_NAT)

@@ -6,14 +6,9 @@
  * before the program nothing(), and taken off.
  */
 #include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+
+#include "../parsing_helpers.h"
 
 #define FRAME 128 /* octets, as long as what data_in has */
 #define HEADERS 80 /* that are written: Ethernet, IPv6, TCP, to whole words */
@@ -76,15 +71,6 @@ struct ipv6_frame {
 	struct ethhdr eth;
 	struct ipv6hdr ip;
 } __attribute__((packed));
-
-static __always_inline __u16 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
 
 /* Who wraps packets makes them longer, at their beginning. */
 static __always_inline bool undo(struct xdp_md *ctx)

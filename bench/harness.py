@@ -16,7 +16,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "tests"))
 
 from balancer import Balancer, Verdict, command
-from bpfmaps import array_values, pinned, run_control
+from bpfmaps import array_values, pinned
 
 FRAME, HEADERS = 128, 80  # as in driver.c
 FLOWS_BUILT = 4194304  # twice a million, as mode nat has two entries for each, and room
@@ -143,12 +143,6 @@ class Bench(Balancer):
         if +counted != Counter({expect: count} if expect else {}):
             raise Wrong(f"of {count} packets, {dict(+counted)}")
         return Cost(whole, driver)
-
-    def index(self):
-        """What lb.sh does when it has changed services."""
-        with pinned(f"{self.maps}/control/index_fill") as program:
-            if run_control(program):
-                raise Wrong("no room in the index")
 
     def packets_by_reason(self):
         """Of all services together, on all processors."""

@@ -27,8 +27,7 @@ static long index_clear_service(__u32 i, struct index_work *work)
 
 static long index_clear_return(__u32 i, struct index_work *work)
 {
-	__u32 at = (work->half & 1) * (INDEX_SOURCES / 64) + i;
-	__u64 *word = bpf_map_lookup_elem(&return_index, &at);
+	__u64 *word = return_index_word(work->half, i);
 
 	if (word)
 		*word = 0;

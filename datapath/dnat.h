@@ -43,14 +43,21 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 	return send(ctx, pkt, conf, flow, target->ifindex, target->dst_mac, target->src_mac);
 }
 
-/* Where in return_index the address's bit is: the word, and the bit in it. */
+/* One of return_index's words. Never NULL; see settings_get(). */
+static __always_inline __u64 *return_index_word(__u32 half, __u32 word)
+{
+	__u32 at = (half & 1) * (INDEX_SOURCES / 64) + word;
+
+	return bpf_map_lookup_elem(&return_index, &at);
+}
+
+/* The word that has the address's bit, and the bit in it. */
 static __always_inline __u64 *return_word(const struct addr *address, __u32 half, __u64 *bit)
 {
 	__u32 last = address->octets[14] << 8 | address->octets[15];
-	__u32 at = (half & 1) * (INDEX_SOURCES / 64) + last / 64;
 
 	*bit = 1ULL << last % 64;
-	return bpf_map_lookup_elem(&return_index, &at);
+	return return_index_word(half, last / 64);
 }
 
 /* May somebody with that address speak for a service? */
@@ -81,9 +88,9 @@ static __always_inline struct return_source *dnat_return_find(const struct packe
 	return bpf_map_lookup_elem(&returns, &key);
 }
 
-/* A backend's packet to a client, if it is one: of other packets the host knows more. */
-static __noinline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
-				  struct settings *conf)
+/* A packet that is likely a backend's. Not inline: most are not. */
+static __noinline int dnat_return_likely(struct xdp_md *ctx, const struct packet *pkt,
+					 struct settings *conf)
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct return_source *as = dnat_return_find(pkt);
@@ -120,6 +127,14 @@ static __noinline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
 	flow_set_deltas(flow, tuple->protocol, delta_addr(&tuple->source, &flow->source),
 			delta_port(tuple->source_port, flow->source_port));
 	return send(ctx, pkt, conf, flow, fib.ifindex, fib.dmac, fib.smac);
+}
+
+/* A backend's packet to a client, if it is one: of other packets the host knows more. */
+static __always_inline int dnat_return(struct xdp_md *ctx, const struct packet *pkt,
+				       struct settings *conf)
+{
+	return return_is_likely(&pkt->tuple.source, conf) ? dnat_return_likely(ctx, pkt, conf) :
+							    XDP_PASS;
 }
 
 #endif

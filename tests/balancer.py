@@ -20,6 +20,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import progrun
+from bpfmaps import pinned, run_control
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 UNKNOWN = "unknown"
@@ -185,6 +186,11 @@ class Balancer:
         btf = self.bpftool("map", "show", "pinned", f"{self.maps}/services")["btf_id"]
         # Not as a batch, where bpftool's JSON of this command has another form.
         return Layout(json.loads(command("bpftool", "-j", "btf", "dump", "id", str(btf)))["types"])
+
+    def index_fill(self):
+        """What lb.sh does when it has changed services. Returns how many found no place."""
+        with pinned(f"{self.maps}/control/index_fill") as program:
+            return run_control(program)
 
     # --- Frames ---
 

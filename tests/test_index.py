@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The index that packets are looked up in: it has what `services` and `returns` have."""
 from balancer import octets
-from bpfmaps import pinned, run_control
 from frames import tcp_frame
 from test_limits import filled
 
 VIP = "10.0.0.75"
-
-
-def index_fill(balancer):
-    """What lb.sh does when services have changed. Returns how many found no place."""
-    with pinned(f"{balancer.maps}/control/index_fill") as program:
-        return run_control(program)
 
 
 def any_port(balancer):
@@ -47,8 +40,8 @@ def test_services_whose_addresses_differ_in_two_places_alike_are_all_found(balan
         for i in free
     )
     with filled(balancer, "services", entries):
-        assert index_fill(balancer) == 0
-    assert index_fill(balancer) == 0
+        assert balancer.index_fill() == 0
+    assert balancer.index_fill() == 0
 
 
 def test_packets_look_for_services_with_every_port_while_there_are_any(balancer):

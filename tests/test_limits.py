@@ -51,22 +51,16 @@ def test_there_can_be_4096_services(balancer):
     with filled(balancer, "services", entries):
         said = refused(balancer, "service", "more", "tcp", "10.0.0.90:80", "noaddress")
         assert "there are 4096 services, and that is the most there can be" in said
-        index(balancer)
+        assert balancer.index_fill() == 0
         balancer.known.clear()
         with balancer.counting() as added:
             balancer.run_all([tcp_frame(f"198.18.{i >> 8}.{i & 255}") for i in free])
         assert all(added[f"s{i} no_backend"] == 1 for i in free), "each is found, and none twice"
-    index(balancer)
+    assert balancer.index_fill() == 0
     balancer.known.clear()
     with balancer.counting() as added:
         balancer.run_all([tcp_frame(f"198.18.{i >> 8}.{i & 255}") for i in free[:50]])
     assert not +added, "and no more once they are gone"
-
-
-def index(balancer):
-    """What lb.sh does after each change of a service."""
-    with pinned(f"{balancer.maps}/control/index_fill") as program:
-        assert run_control(program) == 0
 
 
 def test_there_can_be_65534_backends(balancer):
