@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import signal
 import statistics
 import sys
@@ -27,8 +28,9 @@ NOT_DRAWN = "SYN", "UDP", "echo"  # much the same as what is
 class Settings:
     """How thoroughly."""
 
-    def __init__(self, quick):
+    def __init__(self, quick, only=""):
         self.quick = quick
+        self.only = re.compile(only)  # rows with such a name
         self.rounds = 3 if quick else 9
         self.packets = 20000 if quick else 400000
         self.flows_built = 262144 if quick else harness.FLOWS_BUILT
@@ -45,7 +47,10 @@ class Table:
 
     def measure(self, work):
         """All rounds of pairs of a Bench and its Row."""
-        work = [(bench, row, flows) for bench, row in work for flows in row.flows if flows <= self.settings.most_flows]
+        work = [
+            (bench, row, flows) for bench, row in work if self.settings.only.search(row.name)
+            for flows in row.flows if flows <= self.settings.most_flows
+        ]
         for number in range(self.settings.rounds):
             print(f"round {number + 1} of {self.settings.rounds}: {len(work)} measurements", file=sys.stderr, flush=True)
             for bench, row, flows in work:

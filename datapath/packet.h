@@ -258,22 +258,29 @@ static __always_inline int packet_parse_quoted_ip(struct xdp_md *ctx, struct cur
 	return addr_equal(&sender, &pkt->tuple.destination) ? protocol : NOT_OURS;
 }
 
-static __always_inline bool packet_parse_error(struct xdp_md *ctx, struct cursor *cursor,
-					       struct packet *pkt, struct ip_info *info)
+/*
+ * Behind the header of an ICMP error at pkt->l4. Returns false if it is about nothing to be balanced. Not static, so that
+ * the verifier looks at it once, and not again for all that leads here; weak, so that clang takes nothing for granted about
+ * it.
+ */
+__weak __noinline int packet_parse_error(struct xdp_md *ctx, struct packet *pkt,
+					 struct ip_info *info)
 {
+	struct cursor cursor = cursor_init(ctx);
 	struct icmp_header *quoted;
 	int protocol;
 
-	if (info->fragment)
+	if (!pkt || !info || info->fragment || pkt->l4 > MAX_L4_OFFSET)
 		return false;
+	cursor.pos += pkt->l4 + sizeof(struct icmp_header);
 	info->payload -= sizeof(struct icmp_header);
-	protocol = packet_parse_quoted_ip(ctx, cursor, pkt, info);
+	protocol = packet_parse_quoted_ip(ctx, &cursor, pkt, info);
 	pkt->kind = PACKET_ERROR;
-	pkt->quoted_l4 = cursor_offset(ctx, cursor->pos);
+	pkt->quoted_l4 = cursor_offset(ctx, cursor.pos);
 	pkt->quoted_octets = info->payload;
 	pkt->tuple.protocol = protocol;
-	quoted = cursor_take(cursor,
-			     struct icmp_header); /* or the ports, in its first four octets */
+	/* Or the ports, in its first four octets. */
+	quoted = cursor_take(&cursor, struct icmp_header);
 	if (!quoted)
 		return false;
 	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) {
@@ -295,25 +302,10 @@ static __always_inline bool packet_parse_icmp(struct xdp_md *ctx, struct cursor 
 		return false;
 	pkt->icmp_type = icmp->type;
 	if (is_icmp_error(icmp->type, pkt->is_ipv6))
-		return packet_parse_error(ctx, cursor, pkt, info);
+		return packet_parse_error(ctx, pkt, info);
 	pkt->kind = PACKET_ECHO;
 	return echo_ports(icmp, pkt->is_ipv6, &pkt->tuple.source_port,
 			  &pkt->tuple.destination_port);
-}
-
-/*
- * The transport header at pkt->l4. Returns false if it is none to be balanced. Not static, so that the verifier looks at
- * it once, and not again for all that leads here; weak, so that clang takes nothing for granted about it.
- */
-__weak __noinline int packet_parse_icmp_at(struct xdp_md *ctx, struct packet *pkt,
-					   struct ip_info *info)
-{
-	struct cursor cursor = cursor_init(ctx);
-
-	if (!pkt || !info || pkt->l4 > MAX_L4_OFFSET)
-		return false;
-	cursor.pos += pkt->l4;
-	return packet_parse_icmp(ctx, &cursor, pkt, info);
 }
 
 /*
@@ -344,17 +336,17 @@ static __always_inline int packet_dissect(struct xdp_md *ctx, struct packet *pkt
 	else if (protocol == IPPROTO_UDP)
 		ok = packet_parse_udp(&cursor, pkt, &info);
 	else if (protocol == (pkt->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		ok = packet_parse_icmp_at(ctx, pkt, &info);
+		ok = packet_parse_icmp(ctx, &cursor, pkt, &info);
 	return ok ? 0 : NOT_OURS;
 }
 
-/* For what is not plain. As packet_parse_icmp_at(), a function for the verifier's sake. */
+/* For what is not plain. As packet_parse_error(), a function for the verifier's sake. */
 __weak __noinline int packet_dissect_any(struct xdp_md *ctx, struct packet *pkt)
 {
 	return pkt ? packet_dissect(ctx, pkt) : NOT_OURS;
 }
 
-/* Is it what most packets are: TCP or UDP, behind an IP header that has no options and nothing before or behind it? */
+/* Is it what most packets are: TCP, UDP or ICMP, behind an IP header that has no options and nothing before or behind it? */
 static __always_inline bool packet_is_plain(const struct xdp_md *ctx)
 {
 	struct cursor cursor = cursor_init(ctx);
@@ -367,9 +359,11 @@ static __always_inline bool packet_is_plain(const struct xdp_md *ctx)
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return ip4->version == 4 && ip4->ihl == 5 &&
 		       !(ip4->frag_off & bpf_htons(IPV4_FLAG_MORE | IPV4_OFFSET_MASK)) &&
-		       (ip4->protocol == IPPROTO_TCP || ip4->protocol == IPPROTO_UDP);
+		       (ip4->protocol == IPPROTO_TCP || ip4->protocol == IPPROTO_UDP ||
+			ip4->protocol == IPPROTO_ICMP);
 	return eth->h_proto == bpf_htons(ETH_P_IPV6) &&
-	       (ip6->nexthdr == IPPROTO_TCP || ip6->nexthdr == IPPROTO_UDP);
+	       (ip6->nexthdr == IPPROTO_TCP || ip6->nexthdr == IPPROTO_UDP ||
+		ip6->nexthdr == IPPROTO_ICMPV6);
 }
 
 /* As packet_dissect(); without a call for plain packets. */
