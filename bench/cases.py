@@ -2,6 +2,7 @@
 """What is measured: the services, the packets for them, and what they may cost."""
 import concurrent.futures
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -73,12 +74,22 @@ def to(destination, transport, **words):
     return lambda flows: Packets(one, flows, **words)
 
 
-MODES = "nat", "dnat", "dsr", "ipip", "gue"
+DIRECT = "dsr", "dnat", "ipip", "gue"  # without memory
+GROWING = "ipip", "gue"  # that wrap packets
+MODES = "nat", *DIRECT
 
 
 def address_of(mode, family):
     """A service's. Family 46 is that of IPv4 clients whose packets are wrapped in IPv6."""
     return vip(20 + 10 * MODES.index(mode) + family % 10, 6 if family == 6 else 4)
+
+
+CHANGING_PORT = 81  # in mode dnat a backend's port 80 is another service's
+
+
+def changing_address(mode):
+    """Of the service of that mode whose ring changes all the time."""
+    return vip(100 + MODES.index(mode))
 
 
 def furnish(bench):
@@ -91,14 +102,16 @@ def furnish(bench):
     for mode in MODES:
         for family in 4, 6:
             add_services(bench, mode, family)
-    bench.lb("service", "changing", "tcp", f"{vip(CHANGING_VIP)}:80", "mode", "dsr", "noaddress")
+    for mode in DIRECT:
+        bench.lb("service", f"changing-{mode}", "tcp", f"{changing_address(mode)}:{CHANGING_PORT}", "mode", mode, "noaddress")
     for address in (*BACKENDS[4], *BACKENDS[6]):
         bench.add_backend(address)  # to all of its family
-    for mode in "ipip", "gue":
+    for mode in GROWING:
         add_services(bench, mode, 46)
         for protocol in PROTOCOLS:
             for address in BACKENDS[6]:
                 bench.add_backend(address, f"{mode}46-{protocol}")
+    add_moving_service(bench)
 
 
 PROTOCOLS = "tcp", "udp", "icmp"
@@ -113,13 +126,25 @@ def add_services(bench, mode, family):
         bench.lb("service", f"{mode}{family}-{protocol}", *words)
 
 
+MOVING_VIP = 91
+
+
+def add_moving_service(bench):
+    """All of whose slots move from one backend to another, for as long as we measure: it had packets before."""
+    bench.lb("service", "moving", "tcp", f"{vip(MOVING_VIP)}:80", "mode", "dsr", "noaddress")
+    bench.add_backend(BACKENDS[4][0], "moving")
+    bench.choose("xdp_lb")
+    bench.drive(to(vip(MOVING_VIP), segment())(1), 1)
+    bench.add_backend(BACKENDS[4][1], "moving")
+    bench.lb("backend", "drain", BACKENDS[4][0], "service", "moving")
+
+
 # --- Many services, many backends: written past lb.sh, which would take minutes ---
 
 SMALL_RING = 1021
 FIRST_MANY_VIP = "10.48.0.0"
 MANY_BACKENDS = "10.112.0.0/12"
 MANY_VIP = 90  # of the service that has them
-CHANGING_VIP = 91  # and of one whose ring changes
 AT_A_TIME = 256  # rings, each an open descriptor
 MANY_IDS = 3000  # of backends; ids of services follow those there are
 
@@ -145,9 +170,9 @@ def write_rings(bench, services, size, members):
             assert run_control(program) == 0
 
 
-def write_services(bench):
-    """As many as there can be, in mode dsr, with a VIP each, and both backends."""
-    encode, ids = bench.layout.encode, range(1, MAX_SERVICES + 1)
+def write_services(bench, count):
+    """So many, in mode dsr, with a VIP each, and both backends."""
+    encode, ids = bench.layout.encode, range(1, count + 1)
     for address in BACKENDS[4]:
         bench.add_backend(address)
     members = [bench.backends()[one] for one in BACKENDS[4]]
@@ -232,10 +257,10 @@ def log_is_read(bench):
 
 
 @contextlib.contextmanager
-def ring_changes(bench):
+def ring_changes(mode, bench):
     """All the time one backend of a service gets another weight, on another processor than is measured: of the slots
     very few change."""
-    ended, encode, number = threading.Event(), bench.layout.encode, bench.services()["changing"]
+    ended, encode, number = threading.Event(), bench.layout.encode, bench.services()[f"changing-{mode}"]
     key, other = (
         encode("member_key", service=number, backend=bench.backends()[address]) for address in BACKENDS[4]
     )
@@ -268,7 +293,7 @@ def ring_changes(bench):
 
 
 def established(bench, packets):
-    """So that mode nat has looked at each flow within the second."""
+    """So that mode nat has looked at each flow within the second, and others know it if a change makes them."""
     bench.choose("xdp_lb")
     bench.drive(packets, packets.flows)
 
@@ -302,17 +327,21 @@ def rows(most_flows):
     yield Row("no service", to(vip(99), segment()), expect=None, goal=18, times=1.1)
     yield Row("no service, UDP, IPv6", to(vip(99, 6), DATAGRAM), expect=None, goal=18, times=1.1)
     for mode, goal in ("dsr", 32), ("dnat", 32), ("ipip", 40), ("gue", 48):
-        yield from direct_rows(mode, {"goal": goal, "times": 1.2, "grows": mode in ("ipip", "gue")})
+        yield from direct_rows(mode, {"goal": goal, "times": 1.2, "grows": mode in GROWING})
     goals = {"expect": "returned", "goal": 75, "times": 1.2}
     yield Row("dnat to the client", dnat_replies(4), **goals)
     yield Row("dnat to the client, IPv6", dnat_replies(6), **goals)
     yield Row("bare look-up of a route", dnat_replies(4), program="bare_fib")
     yield Row("dsr, 1000 backends", to(vip(MANY_VIP), segment()))
-    yield Row("dsr, log read", to(address_of("dsr", 4), segment()), flows=(1, 65536), around=log_is_read)
-    yield Row(
-        "dsr, ring changing", to(vip(CHANGING_VIP), segment()), around=ring_changes,
-        flows=(65536,), times=1.1, than="dsr, established",
-    )
+    yield Row("dsr, all slots moving", to(vip(MOVING_VIP), segment()), before=established)
+    for mode in MODES:
+        service = to(address_of(mode, 4), segment())
+        yield Row(f"{mode}, log read", service, flows=(1, 65536), around=log_is_read)
+    for mode in DIRECT:
+        yield Row(
+            f"{mode}, ring changing", to(changing_address(mode), segment(destination_port=CHANGING_PORT)), around=functools.partial(ring_changes, mode),
+            flows=(65536,), times=1.1, than=f"{mode}, established", grows=mode in GROWING,
+        )
     goals = {"goal": 48, "times": 1.2, "than": "bare look-up"}
     service = to(address_of("nat", 4), segment())
     yield Row("nat, established", service, before=established, **goals)
@@ -329,7 +358,7 @@ def direct_rows(mode, goals):
     yield Row(f"{mode}, UDP", to(service, DATAGRAM), **goals)
     yield Row(f"{mode}, echo", to(service, ICMP(type=8, id=7)), **goals)
     yield Row(f"{mode}, IPv6", to(other, segment()), **goals)
-    if mode in ("ipip", "gue"):
+    if mode in GROWING:
         yield Row(f"{mode}, IPv4 in IPv6", to(address_of(mode, 46), segment()), **goals)
 
 
@@ -343,10 +372,11 @@ def new_rows(flows):
     yield Row(f"two bare inserts{more}", lambda _: Packets(one, MILLION), program="bare_inserts", **words)
 
 
-def many_rows():
-    """Where there are 4096 services, all of mode dsr."""
-    goals = {"flows": (65536,), "times": 1.3, "than": "dsr, established"}
-    one = frame(FIRST_MANY_VIP, segment())
-    for busy in 1, 128, 4096:
-        yield Row(f"dsr, {busy} of 4096 services busy", lambda flows, busy=busy: Packets(one, flows, busy), **goals)
-    yield Row("no service, of 4096", to(vip(99), segment()), expect=None, flows=(65536,), times=1.3, than="no service")
+def many_rows(count, busy):
+    """Where there are so many services, all of mode dsr, and so many of them get packets."""
+    one, of = frame(FIRST_MANY_VIP, segment()), f"of {count} services busy" if count > 1 else "service"
+    goals = {"flows": (65536,)} | ({"times": 1.3, "than": "dsr, 1 service"} if count > 1 else {})
+    for some in busy:
+        yield Row(f"dsr, {some} {of}", lambda flows, some=some: Packets(one, flows, some), **goals)
+    if count == MAX_SERVICES:
+        yield Row(f"no service, of {count}", to(vip(99), segment()), expect=None, **goals | {"than": "no service"})

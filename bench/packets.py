@@ -4,6 +4,7 @@
 Every figure is the median of several rounds, of the program under test behind the driver less the driver alone. All
 cases are measured in each round, so that what slows the machine down for a while slows all of them.
 """
+import argparse
 import contextlib
 import csv
 import json
@@ -18,7 +19,7 @@ from collections import defaultdict
 
 import harness  # finds tests/ for the others
 import cases
-from harness import TOP, Bench
+from harness import MAX_FLOWS, MAX_SERVICES, TOP, Bench, built
 
 RESULTS = TOP / "bench/results"
 NEW_FLOWS = 5000  # in a round
@@ -33,7 +34,7 @@ class Settings:
         self.only = re.compile(only)  # rows with such a name
         self.rounds = 3 if quick else 9
         self.packets = 20000 if quick else 400000
-        self.flows_built = 262144 if quick else harness.FLOWS_BUILT
+        self.flows_built = MAX_FLOWS if quick else harness.FLOWS_BUILT
         self.most_flows = 65536 if quick else cases.MILLION
 
 
@@ -77,8 +78,8 @@ class Report:
     """The figures beside their goals."""
 
     def __init__(self, rows, costs):
-        self.rows = {row.name: row for row in rows}
         self.figures = {key: figure(values) for key, values in costs.items()}
+        self.rows = {row.name: row for row in rows if self.flows_of(row.name)}
 
     def median(self, name, flows):
         return self.figures[name, flows]["median"] if (name, flows) in self.figures else None
@@ -138,25 +139,42 @@ def about_this_machine():
     }
 
 
-def main(words):
-    if words not in ([], ["quick"]):
-        sys.exit("usage: bench/packets.py [quick]")
+SERVICES = {1: [1], 100: [64], MAX_SERVICES: [1, 128, MAX_SERVICES]}  # that there are, and how many get packets
+
+
+def run(settings, stack):
+    """Measures all rows that are wanted, in labs that are gone when `stack` is closed."""
+    name, table = f"b{os.getpid()}", Table(settings)
+    large = stack.enter_context(built(settings.flows_built))
+    few = stack.enter_context(Bench(f"{name}f", large))
+    cases.furnish(few)
+    cases.write_backends(few, 1000)
+    begun = [(few, row) for row in cases.new_rows(1)]
+    table.measure(begun)
+    cases.open_flows(few, settings.most_flows)
+    work = [(few, row) for row in cases.rows(settings.most_flows)]
+    small = large if settings.flows_built == MAX_FLOWS else stack.enter_context(built(MAX_FLOWS))
+    for count, busy in SERVICES.items():
+        bench = stack.enter_context(Bench(f"{name}s{count}", small))
+        cases.write_services(bench, count)
+        work += [(bench, row) for row in cases.many_rows(count, busy)]
+    table.measure(work)
+    return Report([row for _, row in begun + work], table.costs)
+
+
+def main():
+    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    words.add_argument("quick", nargs="?", choices=["quick"], help="few rounds, of few packets")
+    words.add_argument("--only", default="", metavar="REGEX", help="rows with such names; nothing is written")
+    given = words.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended so, we clean up as after ^C
-    settings = Settings(quick=bool(words))
-    table, name = Table(settings), f"b{os.getpid()}"
-    with Bench(f"{name}f", settings.flows_built) as few, Bench(f"{name}m", 262144) as many:
-        cases.furnish(few)
-        cases.write_backends(few, 1000)
-        cases.write_services(many)
-        first = list(cases.new_rows(1))
-        table.measure([(few, row) for row in first])
-        cases.open_flows(few, settings.most_flows)
-        rows, of_many = list(cases.rows(settings.most_flows)), list(cases.many_rows())
-        table.measure([(few, row) for row in rows] + [(many, row) for row in of_many])
-        report = Report(first + rows + of_many, table.costs)
-        report.print()
+    settings = Settings(quick=bool(given.quick), only=given.only)
+    with contextlib.ExitStack() as stack:
+        report = run(settings, stack)
+    report.print()
+    if not given.only:
         report.write(RESULTS / "quick" if settings.quick else RESULTS, about_this_machine())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -233,18 +233,24 @@ static __always_inline __u32 nat_pairs(const struct settings *conf, const struct
 	return (conf->nat_port_last - conf->nat_port_first + 1) * (addresses ?: 1);
 }
 
-/* Sets the source address and port of a flow to the `pair`-th of all. */
-static __always_inline void nat_set_pair(struct nat_reply *reply, const struct settings *conf,
-					 const struct snat *sources, __u32 pair)
+/* Sets the source address and port of a flow to the i-th pair from `start` on. Returns false if there are not so many. */
+static __always_inline bool nat_set_pair(struct nat_reply *reply, const struct settings *conf,
+					 __u32 start, __u32 i)
 {
-	__u32 ports = conf->nat_port_last - conf->nat_port_first + 1;
-	__u32 index = pair / ports & (MAX_SNAT - 1);
+	__u32 ports = conf->nat_port_last - conf->nat_port_first + 1, zero = 0, pairs, pair, index;
+	struct snat *sources = bpf_map_lookup_elem(&snat, &zero);
 
+	pairs = sources ? nat_pairs(conf, sources, reply->is_ipv6) : 0;
+	if (i >= pairs)
+		return false;
+	pair = (start % pairs + i) % pairs;
+	index = pair / ports & (MAX_SNAT - 1);
 	reply->key.destination_port = bpf_htons(conf->nat_port_first + pair % ports);
 	if (reply->is_ipv6 && sources->count6)
 		reply->key.destination = sources->ipv6[index].address;
 	else if (!reply->is_ipv6 && sources->count4)
 		reply->key.destination = sources->ipv4[index].address;
+	return true;
 }
 
 /* A reply to a port that is a service's would pass for a client's packet. */
@@ -258,15 +264,9 @@ static __always_inline bool nat_port_is_taken(const struct nat_reply *reply,
 static __always_inline long nat_try_pair(struct nat_reply *reply, __u64 start, __u32 i)
 {
 	struct settings *conf = settings_get();
-	__u32 zero = 0, pairs;
-	struct snat *sources = bpf_map_lookup_elem(&snat, &zero);
 
-	if (!conf || !sources)
+	if (!conf || !nat_set_pair(reply, conf, start, i))
 		return 1;
-	pairs = nat_pairs(conf, sources, reply->is_ipv6);
-	if (i >= pairs)
-		return 1;
-	nat_set_pair(reply, conf, sources, ((__u32)start % pairs + i) % pairs);
 	if (nat_port_is_taken(reply, conf))
 		return 0;
 	reply->err = nat_claim(reply, conf);
@@ -299,6 +299,21 @@ static __always_inline bool nat_is_large(const struct nat_reply *reply, const st
 }
 
 /*
+ * The first try of all, which almost always is the last: without a look at who has the port already, as the kernel has one
+ * when the reply is entered. Returns false if others are to follow.
+ */
+static __always_inline bool nat_try_first(struct nat_reply *reply, const struct settings *conf)
+{
+	if (!nat_set_pair(reply, conf, hash_mix(reply->start, 0), 0) ||
+	    nat_port_is_taken(reply, conf))
+		return false;
+	nat_set_deltas(&reply->flow, &reply->key);
+	reply->err = bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
+	reply->opened = !reply->err;
+	return reply->err != -EEXIST;
+}
+
+/*
  * Finds a source port. The order of the tries follows from the flow's hash: so two CPUs that see a
  * flow's first packets at once, or a flow one side of which was evicted from the table, come to the
  * same entry again. Where few are free, they are gone through in order, so that none is left unused; but
@@ -307,6 +322,8 @@ static __always_inline bool nat_is_large(const struct nat_reply *reply, const st
 static __always_inline void nat_find_port(struct nat_reply *reply, struct target *target,
 					  const struct settings *conf)
 {
+	if (nat_try_first(reply, conf))
+		return;
 	/* Not loops of our own: Linux 6.1 refuses the order in which clang 14 lays out these. */
 	bpf_loop(NAT_TRIES, nat_try, NULL, 0);
 	if (reply->err != -EEXIST ||
