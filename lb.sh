@@ -19,8 +19,8 @@ HERE=${BASH_SOURCE[0]}
 HERE=${HERE%/*}
 OBJECT=$HERE/xdp_lb.o
 
-for part in common namespace instance layout map state address device neighbour host ring service return \
-	quic backend backend_help snat timeout decap status log help; do
+for part in common namespace instance layout map state device neighbour host change service backend \
+	backend_help snat timeout config decap status log help; do
 	# shellcheck source=/dev/null
 	source "$HERE/lib/$part.sh"
 done
@@ -58,8 +58,8 @@ main() {
 	local verb=$1
 	shift
 	known_verb "$verb" || misuse "unknown command '$verb'$(nearest_verb "$verb"); see $PROGRAM help"
-	if [[ $verb == help ]]; then
-		verb_help "$@"
+	if [[ $verb == @(help|check) ]]; then
+		"verb_$verb" "$@"
 		return
 	fi
 	require_root

@@ -82,6 +82,8 @@ struct service {
 	__u8 quic_length; /* octets of a server id in QUIC connection IDs; 0: they name none */
 	__u8 quic_offset; /* where in the connection ID it begins */
 	__u16 gue_port; /* of backends, host order */
+	__u32 device; /* the interface that the VIP is to be added to, 0: any */
+	__u32 pad;
 	struct addr
 		spread; /* outer source addresses: this one, with the bits of spread_mask from the flow's hash */
 	struct addr spread_mask; /* all zero: our own address towards the backend */
@@ -149,6 +151,7 @@ struct backend_key {
 enum backend_state {
 	BACKEND_UP = 0,
 	BACKEND_DOWN = 1, /* declared so: its flows go to others at once */
+	BACKEND_GOING = 2, /* on its way to either; what a killed lb.sh leaves counts as down */
 };
 
 struct backend {
@@ -172,12 +175,17 @@ struct {
 } backends SEC(".maps");
 
 /*
- * members: which backends a service has. Written by the control program ring_fill, together with the ring, and
- * deleted by lb.sh.
+ * members: which backends a service has. Written by lb.sh; the control programs write `slots` and `flows`.
  */
 enum member_state {
 	MEMBER_ACTIVE = 0,
 	MEMBER_DRAINING = 1, /* gets no new flows and keeps the ones it has */
+	MEMBER_LEAVING = 2, /* likewise, and is deleted by a sweep when it has none */
+	MEMBER_GONE = 3, /* has no flows any more, and is about to be deleted */
+};
+
+enum member_slots {
+	MEMBER_STALE = 0x7fffffff, /* in place of a number of slots: the ring is yet to be filled */
 };
 
 struct member_key {
@@ -188,7 +196,7 @@ struct member_key {
 struct member {
 	__u32 weight; /* its share of the ring, in parts of the sum of all weights */
 	enum member_state state;
-	__u32 slots; /* of the ring that it has */
+	enum member_slots slots; /* of the ring, that it has */
 	__u32 flows; /* alive, as the control program flows_count last found them */
 };
 
@@ -371,7 +379,7 @@ struct {
 struct snat_address {
 	struct addr address;
 	__u32 ifindex; /* the interface that we added it to, 0 if we did not */
-	__u32 pad;
+	__u32 device; /* the one that it is to be added to, 0: any */
 };
 
 struct snat {
@@ -591,6 +599,7 @@ struct settings {
 	__u64 log_until; /* jiffies; packets are logged until then. `lb.sh log` renews it. */
 	__u64 clock_jiffies; /* the moment from which clock_calibrate measures, on both clocks */
 	__u64 clock_nsec;
+	__u64 confirm; /* what `lb.sh apply ... confirm` is known by until it is confirmed; 0: none is waiting */
 	__u64 neighbour_wanted; /* jiffies at the last reply in mode dnat without a known next hop; 0: never */
 	__u32 hz; /* jiffies a second; 0: not known, so nothing is cached */
 	/* Seconds. A flow that was idle for longer may lose its source port to a new one. */
@@ -606,6 +615,7 @@ struct settings {
 	__u8 pad[2];
 	__u32 index_half; /* 0 or 1: which half of service_index and return_index holds */
 	__u32 index_any_port[2]; /* of each half: services that have every port of an address */
+	__u32 seed_is_given; /* 1: by the owner, the same on several balancers; 0: it is our own */
 };
 
 struct {
@@ -617,19 +627,15 @@ struct {
 } settings SEC(".maps");
 
 /*
- * ring_request: the argument of the control programs ring_fill, ring_sweep and flows_forget, which `bpftool
- * prog run` cannot pass.
+ * ring_request: the argument of the control programs ring_fill and ring_sweep, which `bpftool prog run`
+ * cannot pass.
  */
 struct ring_request {
-	__u32 service; /* id; flows_forget: 0 for all */
+	__u32 service; /* id */
 	enum ring_size ring_size; /* what the service has */
 	enum service_track track;
 	enum service_hash hash;
 	__u32 is_steady; /* 1: no slot moves: in mode nat every flow is known anyway, and track never wants it so */
-	__u32 backend; /* id: ring_fill makes it a member with the weight and state below; 0: none */
-	__u32 weight;
-	enum member_state state;
-	__u32 forget; /* id of a backend that goes, and is base of no slot any more; 0: none */
 };
 
 struct {

@@ -28,7 +28,6 @@ struct ring_work {
 	__u32 count; /* of shares */
 	__u32 filled; /* slots */
 	__u32 overflow; /* 1: there are more active members than shares */
-	__u32 forget; /* id of a backend that goes: no slot may name it; 0: none */
 	__u32 is_steady; /* 1: no slot moves */
 	enum service_hash hash;
 	enum service_track track;
@@ -97,13 +96,12 @@ static __always_inline void ring_permute(struct ring_share *share, const struct 
 }
 
 /* The target of a member that is to have slots, or NULL. */
-static __always_inline struct target *ring_target(const struct ring_work *work, __u32 backend,
-						  const struct member *member)
+static __always_inline struct target *ring_target(__u32 backend, const struct member *member)
 {
 	struct target *target = bpf_map_lookup_elem(&targets, &backend);
 
-	return target && target->state == TARGET_UP && backend != work->forget &&
-			       member->state == MEMBER_ACTIVE && member->weight ?
+	return target && target->state == TARGET_UP && member->state == MEMBER_ACTIVE &&
+			       member->weight ?
 		       target :
 		       NULL;
 }
@@ -120,7 +118,7 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 
 	if (!work || !conf || key->service != work->service)
 		return 0;
-	target = ring_target(work, backend, member);
+	target = ring_target(backend, member);
 	if (!target)
 		return 0;
 	i = work->count;

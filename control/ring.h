@@ -8,21 +8,33 @@
 
 #include "maglev.h"
 
+/* May flows live on the backend? Not on one that is none of the service's, or is declared down. */
+static __always_inline bool ring_keeps(const struct ring_work *work, __u32 backend)
+{
+	struct member_key key = { .service = work->service, .backend = backend };
+	struct member *member = bpf_map_lookup_elem(&members, &key);
+	struct target *target = bpf_map_lookup_elem(&targets, &backend);
+
+	return backend && member && member->state != MEMBER_GONE && target &&
+	       target->state == TARGET_UP;
+}
+
 /*
  * What becomes of a slot whose new backend is `now`. It begins to move when flows begun before may live
- * elsewhere, which those of nobody and of a backend that goes do not, and goes on until the sweep has seen
- * that none does. Not inline, so that struct ring_slot comes into the BTF, for lb.sh.
+ * elsewhere, and goes on until the sweep has seen that none does. Not inline, so that struct ring_slot comes into the
+ * BTF, for lb.sh.
  */
-static __noinline long ring_slot_change(struct ring_slot *slot, __u16 now, __u16 forget)
+static __noinline long ring_slot_change(const struct ring_work *work, struct ring_slot *slot,
+					__u16 now)
 {
 	if (slot->current != now && !slot->moving) {
 		slot->base = slot->current;
-		slot->moving = slot->current && slot->current != forget;
+		slot->moving = ring_keeps(work, slot->current);
 	}
 	slot->current = now;
 	if (!slot->moving)
 		slot->base = now;
-	else if (slot->base == forget)
+	else if (!ring_keeps(work, slot->base))
 		slot->base = 0;
 	return 0;
 }
@@ -47,7 +59,7 @@ static long ring_store(__u32 i, void *unused)
 		slot.current = slot.base = now;
 		slot.moving = 0;
 	} else {
-		ring_slot_change(&slot, now, work->forget);
+		ring_slot_change(work, &slot, now);
 	}
 	*(volatile __u64 *)stored = *(__u64 *)&slot;
 	work->moving += slot.moving;
@@ -140,7 +152,7 @@ static long ring_publish_none(void *map, const struct member_key *key, struct me
 {
 	struct ring_work *work = ring_work_get();
 
-	if (work && key->service == work->service && !ring_target(work, key->backend, member))
+	if (work && key->service == work->service && !ring_target(key->backend, member))
 		member->slots = 0;
 	return 0;
 }
@@ -162,20 +174,6 @@ static long ring_publish(__u32 i, void *unused)
 	return 0;
 }
 
-/* Makes a backend a member, with this weight and state. Returns 0, or what the kernel said. */
-static __always_inline long ring_member_set(const struct ring_request *request)
-{
-	struct member_key key = { .service = request->service, .backend = request->backend };
-	struct member *member = bpf_map_lookup_elem(&members, &key);
-	struct member new = { .weight = request->weight, .state = request->state };
-
-	if (!member)
-		return bpf_map_update_elem(&members, &key, &new, BPF_ANY);
-	member->weight = new.weight;
-	member->state = new.state;
-	return 0;
-}
-
 /* Takes over what lb.sh asks for. Returns false for a size that no ring has. */
 static __always_inline bool ring_begin(struct ring_work *work, const struct ring_request *request)
 {
@@ -183,7 +181,6 @@ static __always_inline bool ring_begin(struct ring_work *work, const struct ring
 		return false;
 	work->service = request->service;
 	work->size = request->ring_size;
-	work->forget = request->forget;
 	work->is_steady = request->is_steady;
 	work->hash = request->hash;
 	work->track = request->track;
@@ -209,8 +206,6 @@ int ring_fill(void *unused)
 	if (!work || !request || !ring_begin(work, request))
 		return 1;
 	service = work->service;
-	if (request->backend && ring_member_set(request))
-		return 1;
 	bpf_for_each_map_elem(&members, ring_collect, NULL, 0);
 	if (work->overflow)
 		return 1;

@@ -103,34 +103,31 @@ int ring_sweep(void *unused)
 	return 0;
 }
 
-static __always_inline bool forget_is_meant(const struct ring_request *request, __u32 backend,
-					    __u32 service)
+/* Was the backend deleted from the service, or is it about to be? */
+static __always_inline bool forget_is_meant(__u32 service, __u32 backend)
 {
-	return backend == request->forget && (!request->service || service == request->service);
+	struct member_key key = { .service = service, .backend = backend };
+	struct member *member = bpf_map_lookup_elem(&members, &key);
+
+	return !member || member->state == MEMBER_GONE;
 }
 
 static long forget_flow(void *map, const struct flow_key *key, const struct flow *flow,
 			void *unused)
 {
-	__u32 zero = 0;
-	struct ring_request *request = bpf_map_lookup_elem(&ring_request, &zero);
-
-	if (request && forget_is_meant(request, flow->backend, flow->service))
+	if (forget_is_meant(flow->service, flow->backend))
 		bpf_map_delete_elem(&flows, key);
 	return 0;
 }
 
 static long forget_syn(void *map, const struct flow_key *key, const struct syn *syn, void *unused)
 {
-	__u32 zero = 0;
-	struct ring_request *request = bpf_map_lookup_elem(&ring_request, &zero);
-
-	if (request && forget_is_meant(request, syn->backend, syn->service))
+	if (forget_is_meant(syn->service, syn->backend))
 		bpf_map_delete_elem(&syns, key);
 	return 0;
 }
 
-/* All flows, of one service or of all, that are on the backend `forget`. Always returns 0. */
+/* All flows on backends that are none of their service's any more. Always returns 0. */
 SEC("syscall")
 int flows_forget(void *unused)
 {

@@ -137,8 +137,9 @@ static __always_inline void nat_init_reply(struct nat_reply *reply,
 static __always_inline bool nat_is_member(const struct nat_request *request)
 {
 	struct member_key key = { .service = request->service, .backend = request->backend };
+	struct member *member = bpf_map_lookup_elem(&members, &key);
 
-	return bpf_map_lookup_elem(&members, &key);
+	return member && member->state != MEMBER_GONE;
 }
 
 /* Does the reply's entry lead to who sends these packets? Its port may have become another's. */

@@ -8,12 +8,11 @@ backend_help() {
 	service_require "$name"
 	vip=${SERVICE_VIP[$name]}
 	((SERVICE_FAMILY[$name] == 4)) || bits=128
-	service_text "$name"
 	help_port
 	help_sources "$name"
 	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) || ${#HELP_SOURCES[@]} -gt 0 ]] ||
 		die "service '$name' has no backend yet, so it is not known who they get packets from: $PROGRAM backend ADDRESS service $name"
-	echo "# On each backend of service '$name', $SERVICE_TEXT in mode ${SERVICE_MODE[$name]}:"
+	echo "# On each backend of service '$name', ${SERVICE_PROTOCOL[$name]} $(help_endpoint "$name") in mode ${SERVICE_MODE[$name]}:"
 	case ${SERVICE_MODE[$name]} in
 	nat) echo "# nothing: the balancer is the client, and answers it gets as any other" && return ;;
 	dnat)
@@ -28,6 +27,13 @@ backend_help() {
 	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) ]] || help_unwrap "${HELP_SOURCES[0]}"
 }
 
+help_endpoint() {
+	local vip=${SERVICE_VIP[$1]} port=${SERVICE_PORT[$1]}
+	[[ $vip != *:* || $port == 0 ]] || vip="[$vip]"
+	((port == 0)) || vip+=:$port
+	echo "$vip"
+}
+
 # Sets HELP_SOURCES: who backends of a service get packets from, or of all services that wrap them.
 help_sources() {
 	local service backend
@@ -40,7 +46,7 @@ help_sources() {
 			[[ ${SERVICE_SPREAD[$service]} == - ]] || sources[${SERVICE_SPREAD[$service]}]=1
 		fi
 		for backend in "${BACKENDS[@]}"; do
-			! is_member "$service" "$backend" || [[ -z ${BACKEND_SOURCE[$backend]} ]] || sources[${BACKEND_SOURCE[$backend]}]=1
+			[[ -z ${MEMBER_WEIGHT["${SERVICE_ID[$service]},${BACKEND_ID[$backend]}"]:-} || -z ${BACKEND_SOURCE[$backend]} ]] || sources[${BACKEND_SOURCE[$backend]}]=1
 		done
 	done
 	HELP_SOURCES=("${!sources[@]}")

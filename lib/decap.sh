@@ -5,7 +5,7 @@ ANYBODY='00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00' # a struct
 
 # verb decap: DEV [from PREFIX...] [gue-port PORT] [generic], or DEV off.
 verb_decap() {
-	local device=${1:-}
+	local device=${1:-} words
 	[[ -n $device ]] || misuse "decap needs a device: $PROGRAM decap eth0"
 	shift
 	if [[ ${1:-} == off ]]; then
@@ -13,7 +13,8 @@ verb_decap() {
 		decap_off "$device"
 		return
 	fi
-	parse_decap_words "$@"
+	words=$(config decap "$@" </dev/null) || exit
+	eval "$words" # SOURCES, the keys of decap_sources in hex, GUE_PORT and MODE
 	require_kernel "$(uname -r)"
 	lock_all
 	state_read
@@ -26,40 +27,12 @@ verb_decap() {
 		warn "packets are unwrapped whoever sends them, so anybody can send as anybody; to name the balancers: $PROGRAM decap $device from 10.0.0.10"
 }
 
-# Sets SOURCES, the keys of decap_sources in hex, GUE_PORT and MODE.
-parse_decap_words() {
-	SOURCES=() GUE_PORT=6080 MODE=xdp
-	while (($#)); do
-		case $1 in
-		from)
-			[[ ${2:-} == *[.:]* ]] || misuse "from needs the balancers' addresses after it: from 10.0.0.10, or from 10.0.0.0/24"
-			while [[ ${2:-} == *[.:]* ]]; do
-				prefix_parse "$2"
-				little_endian "$PREFIX_BITS" 4
-				SOURCES+=("$OCTETS$PREFIX_OCTETS")
-				shift
-			done
-			;;
-		gue-port)
-			require_port "${2:-}"
-			GUE_PORT=$2
-			shift
-			;;
-		generic) MODE=xdpgeneric ;;
-		*) misuse "'$1' is not understood here: from, gue-port, generic or off would be" ;;
-		esac
-		shift
-	done
-}
-
 # The host's own addresses, and the balancers that packets are taken from.
 decap_configure() {
-	local address
-	local -a own=()
-	for address in $(ip -j addr show | jq -r '.[].addr_info[]? | select(.scope == "global") | .local'); do
-		address_octets "$address"
-		own+=("$OCTETS")
-	done
+	local -a own
+	# shellcheck disable=SC2046 # several
+	split_lines "$(config octets $(ip -j addr show | jq -r '.[].addr_info[]? | select(.scope == "global") | .local') </dev/null)"
+	own=("${ROWS[@]}")
 	decap_sync decap_addresses "${own[@]}"
 	decap_sync decap_sources "${SOURCES[@]:-$ANYBODY}"
 	map_update decap 0 : decap gue_port="$GUE_PORT"

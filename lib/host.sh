@@ -9,43 +9,6 @@ address_holder() {
 	echo "${name:-}"
 }
 
-# Sets NOTED to what one of us has noted of having added the address: the interface's number, or 0.
-address_noted() {
-	local name
-	NOTED=${SNAT_IFINDEX[$1]:-0}
-	for name in "${SERVICES[@]}"; do
-		[[ ${SERVICE_VIP[$name]} != "$1" || ${SERVICE_VIP_IFINDEX[$name]} == 0 ]] ||
-			NOTED=${SERVICE_VIP_IFINDEX[$name]}
-	done
-}
-
-# address_plan ADDRESS [DEVICE]: sets PLAN_DEVICE, the interface to add it to (empty: the host has it), and
-# PLAN_IFINDEX, what is to be noted of it. Without a DEVICE it is the one that the address is reached by,
-# if we are on that, else the first one we are on.
-address_plan() {
-	address_noted "$1"
-	PLAN_DEVICE='' PLAN_IFINDEX=$NOTED
-	[[ -z $(address_holder "$1") ]] || return 0
-	PLAN_DEVICE=${2:-}
-	if [[ -z $PLAN_DEVICE ]]; then
-		devices_attached
-		((${#ATTACHED[@]})) || die "no device is up that could have $1: $PROGRAM up DEV, or say noaddress"
-		ip_ask "route get $1"
-		route_parse "$1" "${ANSWERS[0]:-}"
-		PLAN_DEVICE=$ROUTE_DEVICE
-		[[ -n $PLAN_DEVICE && -n ${ATTACHED[$PLAN_DEVICE]:-} ]] || PLAN_DEVICE=$(device_first)
-	else
-		device_exists "$PLAN_DEVICE" # still
-	fi
-	PLAN_IFINDEX=${LINK_INDEX[$PLAN_DEVICE]}
-}
-
-# Of those attached, the one with the lowest number.
-device_first() {
-	local name
-	for name in "${!ATTACHED[@]}"; do echo "${LINK_INDEX[$name]} $name"; done | sort -n | head -n 1 | cut -d' ' -f2
-}
-
 # address_add ADDRESS DEVICE. What was written about it before is undone by `down` even if we are killed.
 address_add() {
 	if [[ $1 == *:* ]]; then
@@ -77,44 +40,24 @@ address_announce() {
 	) &>/dev/null </dev/null &
 }
 
-# Takes an address off the interface of that number, unless one of us still has it noted.
-address_remove() {
-	local device prefix=32
-	links_read
-	device=${LINK_NAME[$2]:-}
+# address_del ADDRESS DEVICE
+address_del() {
+	local prefix=32
 	[[ $1 != *:* ]] || prefix=128
-	address_noted "$1"
-	[[ $NOTED == 0 && -n $device && $(address_holder "$1") == "$device" ]] || return 0
-	run ip addr del "$1/$prefix" dev "$device"
+	run ip addr del "$1/$prefix" dev "$2"
 }
 
 # Removes all that we added.
 address_remove_all() {
-	local name ifindex
+	local name
+	local -A noted=()
+	for name in "${SNAT[@]}"; do noted[$name]=${SNAT_IFINDEX[$name]}; done
 	for name in "${SERVICES[@]}"; do
-		ifindex=${SERVICE_VIP_IFINDEX[$name]} SERVICE_VIP_IFINDEX[$name]=0
-		address_remove "${SERVICE_VIP[$name]}" "$ifindex"
+		((SERVICE_VIP_IFINDEX[$name] == 0)) || noted[${SERVICE_VIP[$name]}]=${SERVICE_VIP_IFINDEX[$name]}
 	done
-	for name in "${SNAT[@]}"; do
-		ifindex=${SNAT_IFINDEX[$name]} SNAT_IFINDEX[$name]=0
-		address_remove "$name" "$ifindex"
+	links_read
+	for name in "${!noted[@]}"; do
+		[[ -z ${LINK_NAME[${noted[$name]}]:-} || $(address_holder "$name") != "${LINK_NAME[${noted[$name]}]}" ]] ||
+			address_del "$name" "${LINK_NAME[${noted[$name]}]}"
 	done
-}
-
-# Makes the map `addresses` what services, backends and snat say.
-addresses_sync() {
-	local address
-	local -A wanted=() known=()
-	for address in "${SERVICE_VIP[@]}" "${BACKEND_SOURCE[@]}" "${SNAT[@]}"; do
-		[[ -z $address ]] || wanted[$address]=1
-	done
-	for address in "${ADDRESSES[@]}"; do known[$address]=1; done
-	for address in "${!wanted[@]}"; do
-		[[ -n ${known[$address]:-} ]] ||
-			map_update addresses addr octets="$address" : 1
-	done
-	for address in "${!known[@]}"; do
-		[[ -n ${wanted[$address]:-} ]] || map_delete addresses addr octets="$address"
-	done
-	ADDRESSES=("${!wanted[@]}")
 }

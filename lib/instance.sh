@@ -41,14 +41,6 @@ instance_list() {
 	done
 }
 
-# For the commands that change one that is up, once their words are understood.
-instance_change() {
-	lock
-	instance_require
-	instance_require_version
-	INDEXED=1 # the last command may have been killed before the index was filled
-}
-
 # One that another version made has other maps.
 instance_require_version() {
 	[[ -e $CONTROL/index_fill ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM down, then up"
@@ -56,15 +48,19 @@ instance_require_version() {
 
 # For those that need one that is up.
 instance_require() {
+	instance_require_pins
+	state_read
+	instance_require_netns
+	layout_require
+}
+
+instance_require_pins() {
 	local others
 	if ! instance_exists; then
 		others=$(instance_list | paste -sd' ')
 		die "nothing is up as instance '$INSTANCE': $PROGRAM up DEV${others:+; instances that are up: $others}"
 	fi
-	state_read
-	instance_require_netns
 	[[ -e $CONTROL/ring_fill ]] || die "instance '$INSTANCE' is half up: $PROGRAM up DEV"
-	layout_require
 }
 
 instance_require_netns() {
@@ -178,7 +174,7 @@ instances_here() {
 	local instance
 	for instance in $(instance_list); do
 		[[ $instance == "$INSTANCE" ]] || (
-			BATCH=() CHECKS=() INDEXED='' # these are the parent's to do
+			BATCH=() CHECKS=() # these are the parent's to do
 			MAPS=$ROOT/$instance/tc/globals
 			state_read
 			((STATE_NETNS == $NETNS_INODE)) || exit 0

@@ -25,25 +25,6 @@ big_endian() {
 	for ((i = $2 - 1; i >= 0; i--)); do printf -v OCTETS '%s%02x ' "$OCTETS" $(($1 >> 8 * i & 255)); done
 }
 
-text_octets() {
-	local i
-	OCTETS=''
-	for ((i = 0; i < ${#1}; i++)); do printf -v OCTETS '%s%02x ' "$OCTETS" "'${1:i:1}"; done
-}
-
-# Of a value of a field that is neither number nor text: an address, or octets in hex, with blanks between or without.
-plain_octets() {
-	local i
-	case $1 in
-	*[.:]*) address_octets "$1" ;;
-	*' '* | '') OCTETS=$1 ;;
-	*)
-		OCTETS=''
-		for ((i = 0; i < ${#1}; i += 2)); do OCTETS+="${1:i:2} "; done
-		;;
-	esac
-}
-
 # encode STRUCT FIELD=VALUE...: the struct; fields not named are zero. A number may be an enumerator's name.
 # encode NUMBER: it, as the index of an array, or any other 32 bits.
 encode() {
@@ -70,8 +51,7 @@ encode_over() {
 		case ${place[2]} in
 		number) little_endian "${LAYOUT[$value]:-$value}" "${place[1]}" ;;
 		network) big_endian "$value" "${place[1]}" ;;
-		octets) plain_octets "$value" ;;
-		text) text_octets "$value" ;;
+		octets) OCTETS=$value ;; # in hex, with blanks between
 		esac
 		part=($OCTETS)
 		for ((i = 0; i < place[1]; i++)); do all[place[0] + i]=${part[i]:-00}; done

@@ -6,14 +6,12 @@
 # else is to be changed (see run), a map is to be read, or the command ends.
 
 BATCH=()
-INDEXED='' # 1: there may be changes of `services` or `returns` that the index does not show yet
-CHECKS=()  # of each control program in BATCH, what it means when it returns anything but 0
+CHECKS=() # of each control program in BATCH, what it means when it returns anything but 0
 
 maps_flush() {
 	local output rest
 	local -a checks
 	((${#BATCH[@]})) || return 0
-	index_fill
 	checks=("${CHECKS[@]}")
 	[[ -z $VERBOSE ]] || printf '+ bpftool %s\n' "${BATCH[@]}" >&2
 	printf -v rest '%s\n' "${BATCH[@]}"
@@ -27,13 +25,6 @@ maps_flush() {
 		((BASH_REMATCH[1] == 0)) || die "${checks[0]}"
 		checks=("${checks[@]:1}")
 	done
-}
-
-# What packets are looked up in follows the maps: before a ring leads anywhere new, and at the end.
-index_fill() {
-	[[ -n $INDEXED ]] || return 0
-	INDEXED=''
-	control_run index_fill "the index of services has no room for one of them, which is not served: it wants another VIP or port"
 }
 
 # control_run PROGRAM MESSAGE: MESSAGE is what it means when that fails.
@@ -58,31 +49,19 @@ map_update() {
 	map_write "$1"
 }
 
-# Notes that a change of the map is to come.
-map_changes() {
-	[[ $1 != @(services|returns) ]] || INDEXED=1
-}
-
 # Writes OCTETS under KEY.
 map_write() {
-	map_changes "$1"
 	BATCH+=("map update pinned $MAPS/$1 key hex $KEY value hex $OCTETS")
 }
 
-# map_is NAME KEY... : STRUCT FIELD=VALUE...: are these fields of an entry that is there so already? If not, OCTETS is
-# what the entry would be with them.
-map_is() {
+# map_change NAME KEY... : STRUCT FIELD=VALUE...: makes them so, and leaves the others.
+map_change() {
 	local old
 	map_words "${@:2}"
 	map_lookup "$1"
 	old=$OCTETS
 	encode_over "$old" "${REST[@]}"
-	[[ $OCTETS == "$old" ]]
-}
-
-# map_change NAME KEY... : STRUCT FIELD=VALUE...: makes them so, and leaves the others.
-map_change() {
-	map_is "$@" || map_write "$1"
+	[[ $OCTETS == "$old" ]] || map_write "$1"
 }
 
 # Sets OCTETS to the value under KEY. Fails if there is none.
@@ -96,19 +75,6 @@ map_lookup() {
 	OCTETS=${OCTETS//0x/}
 	# shellcheck disable=SC2086
 	printf -v OCTETS '%s ' $OCTETS
-}
-
-# Is there an entry under KEY?
-map_has() { # NAME KEY...
-	map_words "${@:2}"
-	map_lookup "$1"
-}
-
-# map_delete NAME KEY...: an entry that is there.
-map_delete() {
-	map_words "${@:2}"
-	map_changes "$1"
-	BATCH+=("map delete pinned $MAPS/$1 key hex $KEY")
 }
 
 # map_lookup_all NAME INDEX...: of a per-CPU array these entries, as bpftool prints a batch of look-ups.

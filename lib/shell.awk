@@ -10,8 +10,6 @@ function tell(kind, name, text,    words) {
 		print "STATE_WHOLE=1"
 	else if (kind == "program")
 		put("PROGRAMS", name, text)
-	else if (kind == "limit")
-		put("LIMIT", name, text)
 	else if (kind == "settings") {
 		print "STATE_NETNS=" name
 		put("STATE_FORWARDING", 0, words[1])
@@ -22,15 +20,9 @@ function tell(kind, name, text,    words) {
 		put_backend(name, words)
 	else if (kind == "member")
 		put("MEMBER_WEIGHT", name, words[1])
-	else if (kind == "quic")
-		put("QUIC_SERVER", name, text)
-	else if (kind == "return")
-		put("RETURN_OF", name, text)
-	else if (kind == "address")
-		put("ADDRESSES", count["ADDRESSES"] + 0, name)
 	else if (kind == "snat") {
 		put("SNAT", count["SNAT"] + 0, name)
-		put("SNAT_IFINDEX", name, text)
+		put("SNAT_IFINDEX", name, words[1])
 	}
 }
 
@@ -42,11 +34,7 @@ function put_service(name, words) {
 	put("SERVICE_PORT", name, words[4])
 	put("SERVICE_FAMILY", name, words[5])
 	put("SERVICE_MODE", name, words[6])
-	put("SERVICE_RING_SIZE", name, words[7])
 	put("SERVICE_VIP_IFINDEX", name, words[8])
-	put("SERVICE_TRACK", name, words[9])
-	put("SERVICE_HASH", name, words[10])
-	put("SERVICE_QUIC", name, words[11])
 	put("SERVICE_GUE_PORT", name, words[13])
 	put("SERVICE_SPREAD", name, words[14])
 }
@@ -54,12 +42,8 @@ function put_service(name, words) {
 function put_backend(name, words) {
 	put("BACKENDS", words[1], name)
 	put("BACKEND_ID", name, words[1])
-	put("BACKEND_ADDRESS", name, words[2])
-	put("BACKEND_PORT", name, words[3])
 	put("BACKEND_SOURCE", name, words[4] == "-" ? "" : words[4])
-	put("BACKEND_STATE", name, words[5])
 	put("BACKEND_MANAGED", name, words[8] == 1 ? words[6] "," words[7] : "")
-	put("BACKEND_MTU", name, words[9])
 }
 
 function put(array, key, value) {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # From what a batch of bpftool prints of an instance's maps to a call of tell(KIND, NAME, WORDS) for each thing.
 
-function word(enumerator, prefix) {
+function enumerator_word(enumerator, prefix) {
 	return tolower(substr(enumerator, length(prefix) + 1))
 }
 
@@ -65,8 +65,14 @@ match($0, /^ +"[a-z0-9_]+": /) {
 	else
 		set(name, rest)
 	# An array of structs, each of which ends so.
-	if (map == "snat" && name == "ifindex" && value["value.address"] !~ /^[0,]*$/)
-		tell("snat", address_text(value["value.address"]), rest)
+	if (map == "snat" && name == "device" && value["value.address"] !~ /^[0,]*$/)
+		tell("snat", address_text(value["value.address"]), value["value.ifindex"] " " rest)
+	next
+}
+
+# Of a map of maps: key: 03 00 00 00  value: fe 45 01 00
+/^key: / && map ~ /rings$/ {
+	tell("ring", hex_number($3 $2), map)
 	next
 }
 
@@ -85,14 +91,18 @@ function hex_text(octets,    o, i, text) {
 	if (map == "settings") {
 		forwarding = value["value.lo_forwarding"]
 		sub(/,/, " ", forwarding)
-		tell("settings", value["value.netns"], forwarding)
-	} else if (map == "services")
+		tell("settings", value["value.netns"], forwarding " " value["value.tcp_timeout"] " " value["value.tcp_syn_timeout"] " " \
+			value["value.tcp_closed_timeout"] " " value["value.udp_timeout"] " " value["value.udp_new_timeout"] " " \
+			value["value.echo_timeout"] " " value["value.seed_is_given"] " " value["value.confirm"])
+	} else if (map == "snat")
+		tell("snat_counts", value["value.count4"], value["value.count6"])
+	else if (map == "services")
 		tell_service()
 	else if (map == "backends")
 		tell_backend()
 	else if (map == "members")
-		tell("member", value["key.service"] "," value["key.backend"], value["value.weight"] " " word(value["value.state"], "MEMBER_") \
-			" " value["value.slots"] " " value["value.flows"])
+		tell("member", value["key.service"] "," value["key.backend"], value["value.weight"] " " enumerator_word(value["value.state"], "MEMBER_") \
+			" " (value["value.slots"] ~ /STALE/ ? "stale" : value["value.slots"]) " " value["value.flows"])
 	else if (map == "quic_servers")
 		tell("quic", value["key.service"] "," hex_text(value["key.id"]), value["value"])
 	else if (map == "returns")
@@ -102,16 +112,17 @@ function hex_text(octets,    o, i, text) {
 		tell("address", address_text(value["key.octets"]), 1)
 }
 
-# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD
+# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD DEVICE
 function tell_service(    name, vip) {
 	name = value["value.name"]
 	gsub(/[^A-Za-z0-9_:.-]/, "?", name)
 	vip = address_text(value["key.vip"])
 	tell("service", name, value["value.id"] " " protocol_name(value["key.protocol"]) " " vip " " value["key.port"] " " \
-		(vip ~ /:/ ? 6 : 4) " " word(value["value.mode"], "MODE_") " " value["value.ring_size"] " " \
-		value["value.vip_ifindex"] " " word(value["value.track"], "TRACK_") " " word(value["value.hash"], "HASH_") " " \
+		(vip ~ /:/ ? 6 : 4) " " enumerator_word(value["value.mode"], "MODE_") " " value["value.ring_size"] " " \
+		value["value.vip_ifindex"] " " enumerator_word(value["value.track"], "TRACK_") " " enumerator_word(value["value.hash"], "HASH_") " " \
 		value["value.quic_length"] "," value["value.quic_offset"] " " (value["value.flags"] == "SERVICE_NO_ADDRESS") " " \
-		value["value.gue_port"] " " prefix_text(value["value.spread"], value["value.spread_mask"]))
+		value["value.gue_port"] " " prefix_text(value["value.spread"], value["value.spread_mask"]) " " \
+		value["value.device"])
 }
 
 # A prefix from its first address and a mask of the bits behind it; "-" for none.
@@ -129,6 +140,6 @@ function prefix_text(octets, mask,    o, i, bits, byte) {
 function tell_backend(    address) {
 	address = address_text(value["key.address"])
 	tell("backend", endpoint_text(address, value["key.port"]), value["value.id"] " " address " " value["key.port"] " " \
-		address_or_dash(value["value.source"]) " " word(value["value.state"], "BACKEND_") " " \
+		address_or_dash(value["value.source"]) " " enumerator_word(value["value.state"], "BACKEND_") " " \
 		value["value.neighbour_ifindex"] " " address_or_dash(value["value.neighbour"]) " " value["value.managed"] " " value["value.mtu"])
 }

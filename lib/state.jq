@@ -14,7 +14,7 @@ def backend: { backend: .[0], id: .[1] | number, address: .[2], port: .[3] | num
 	neighbour_ifindex: .[6] | number, neighbour: .[7] | text_or_null, mtu: (.[9] | number | if . == 0 then null else . end) };
 
 def member: { service: .[0] | split(",")[0] | number, backend: .[0] | split(",")[1] | number, weight: .[1] | number, state: .[2],
-	slots: .[3] | number, flows: .[4] | number };
+	slots: (.[3] | if . == "stale" then 0 else number end), flows: .[4] | number };
 
 def quic: { service: .[0] | split(",")[0] | number, id: .[0] | split(",")[1], backend: .[1] | number };
 

@@ -39,7 +39,8 @@ def ring($id): first($ring_states[] | select(.key == $id) | .value | { moving, r
 	+ { slots: first($state.services[] | select(.id == $id)).ring_size };
 
 # One that gets no new flows is drained when none can live on it any more.
-def member_state($backend): if $backend.state == "down" then "down"
+def member_state($backend): if $backend.state != "up" then "down"
+	elif .state == "leaving" then .state
 	elif .state == "draining" or .weight == 0 then
 		if ring(.service).moving + .slots + .flows == 0 then "drained" else "draining" end
 	else .state end;

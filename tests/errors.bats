@@ -125,7 +125,7 @@ copy_command() {
 	refuses 2 "lb.sh decap eth0" decap
 	refuses 2 "from needs the balancers' addresses" decap veth6 from
 	refuses 2 "lb.sh backend help web" backend help
-	refuses 1 "no device ''" service web icmp 10.0.0.20 dev
+	refuses 2 "dev needs an interface after it" service web icmp 10.0.0.20 dev
 	refuses 2 "lb.sh snat 10.0.0.11" snat
 	refuses 2 "lb.sh snat del 10.0.0.11" snat del
 	refuses 2 "lb.sh timeout tcp 60" timeout tcp

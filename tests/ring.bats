@@ -217,6 +217,46 @@ change_direct() {                       # MODE
 	((KILLS >= 5))
 }
 
+# random_file SERVICE SERVER...: what is running, with some of the servers as the service's backends, of some weight.
+random_file() {
+	local server chosen=0
+	lb save | grep -v " service $1\b" | grep -v "^service $1 "
+	lb save | grep "^service $1 "
+	for server in "${@:2}"; do
+		((RANDOM % 3 || chosen < 2)) || continue
+		chosen=$((chosen + 1))
+		echo "backend $(server_of "$1" "$server") service $1 weight $((RANDOM % 5 + 1))"
+	done
+}
+
+@test "connections in mode dnat live through files that are applied, each killed on its way" {
+	local i conf=$BATS_TEST_TMPDIR/lb.conf status s=(h2-1001 h2-1002 h3-1001 h3-1002) KILLS=0
+	RANDOM=${SEED:-1}
+	make_tools
+	start_servers "${s[@]}"
+	begin_with dnat "${s[@]}"
+	begin_talk 10.0.0.30 "${CONNECTIONS:-300}"
+	for ((i = 0; i < ${APPLIES:-12}; i++)); do
+		random_file dnat "${s[@]}" >"$conf"
+		: >"$CHANGES"
+		status=0
+		KILL_AFTER=$((RANDOM % 20 + 1)) KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" apply "$conf" &>/dev/null || status=$?
+		((status != 137)) || KILLS=$((KILLS + 1))
+		order rounds 1
+		((RANDOM % 3)) || {
+			lb apply "$conf"
+			lb diff "$conf"
+			order news 10
+		}
+	done
+	lb apply "$conf"
+	order rounds 2
+	order stop now
+	echo "$KILLS of $i killed in time"
+	((KILLS >= i / 3))
+	counted_only dnat "forwarded returned"
+}
+
 @test "connections in mode dsr live through every change of backends" {
 	change_direct dsr
 }

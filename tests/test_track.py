@@ -42,10 +42,13 @@ class Lab:
 
     def forget_flows(self, backend):
         maps, index = self.balancer.maps, self.balancer.backends()[backend.ip(self.family)]
-        request = self.balancer.layout.encode("ring_request", service=self.id, forget=index)
-        with pinned(f"{maps}/ring_request") as map_fd, pinned(f"{maps}/control/flows_forget") as fd:
-            update(map_fd, index_key(0), request)
+        key = self.balancer.layout.encode("member_key", service=self.id, backend=index)
+        gone = self.balancer.layout.enumerators("member_state").index("MEMBER_GONE")
+        was = self.balancer.lookup("members", key)["formatted"]["value"]["state"]
+        self.balancer.change("members", key, "member", state=gone)
+        with pinned(f"{maps}/control/flows_forget") as fd:
             run_control(fd)
+        self.balancer.change("members", key, "member", state=self.balancer.layout.enumerators("member_state").index(was))
 
     def lb(self, *words):
         self.balancer.lb("backend", *words, "service", self.name)

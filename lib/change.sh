@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Changes of what is balanced. A line, or a whole file, says what there is to be; lib/plan.awk says what is to be done for
+# that, and here it is done.
+
+CONFIG_SCRIPTS=(address state layout running config grammar encode facts plan command)
+
+# config TASK...: see lib/command.awk. For a subshell, which it ends.
+config() {
+	local name
+	local -a scripts=()
+	for name in "${CONFIG_SCRIPTS[@]}"; do scripts+=(-f "$HERE/lib/$name.awk"); done
+	exec awk "${scripts[@]}" -v PROGRAM="$PROGRAM" -v MAPS="${MAPS:-}" -v CONTROL="${CONTROL:-}" -v NETNS="${NETNS_INODE:-}" -- "$@"
+}
+
+# The same, fed with what is running.
+config_running() {
+	config "$@" < <(state_dump)
+}
+
+# change WORDS...: a line as a command. What its words say is looked at first, so that what is not understood is said in any case.
+change() {
+	(config syntax "$@" </dev/null) || exit
+	change_begin
+	change_now line "$@"
+}
+
+change_begin() {
+	lock
+	instance_require_pins
+	instance_require_version
+}
+
+# change_now TASK...: plans it, and does it. If it cannot be, what an earlier command has left undone is done all the same.
+change_now() {
+	local status=0
+	maps_flush
+	PLAN=$(config_running "$@") || status=$?
+	[[ $PLAN != foreign* ]] || { STATE_NETNS=${PLAN#foreign } && instance_require_netns; }
+	if ((status)); then
+		PLAN=$(config_running repair) || true
+		plan_carry_out
+		exit "$status"
+	fi
+	plan_carry_out
+}
+
+# Does what PLAN says, line by line.
+plan_carry_out() {
+	local -a lines words warnings=()
+	local i=0
+	[[ ! -e $MAPS/new_rings ]] || run rm -rf "$MAPS/new_rings" # a command was killed
+	split_lines "$PLAN"
+	lines=("${ROWS[@]}")
+	while ((i < ${#lines[@]})); do
+		# shellcheck disable=SC2206 # words
+		words=(${lines[i]})
+		case ${words[0]} in
+		batch)
+			BATCH=("${lines[@]:i+1:words[1]}")
+			CHECKS=("${lines[@]:i+1+words[1]:words[2]}")
+			maps_flush
+			i=$((i + words[1] + words[2]))
+			;;
+		address) if [[ ${words[1]} == add ]]; then address_add "${words[@]:2}"; else address_del "${words[@]:2}"; fi ;;
+		manage) neighbour_manage "${words[@]:1}" ;;
+		release) neighbour_release "${words[@]:1}" ;;
+		rings) run mkdir -p "${words[1]}" ;;
+		rings-done) run rm -rf "${words[1]}" ;;
+		warn) warnings+=("${lines[i]#warn }") ;;
+		esac
+		i=$((i + 1))
+	done
+	wait
+	for i in "${warnings[@]}"; do warn "$i"; done
+}
+
+# The memory of flows ends where it is not needed any more, and backends go that were to leave and have no flows.
+verb_sweep() {
+	(($# == 0)) || misuse "sweep takes no words, and '$1' is one"
+	change_begin
+	change_now sweep
+	change_leave
+}
+
+change_leave() {
+	flows_count
+	change_now leave
+}
+
+# verb seed HEX: the key of the hash that picks ring slots.
+verb_seed() {
+	change seed "$@"
+}

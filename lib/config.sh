@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The whole configuration, as lines: what is running, and files.
+
+# Sets FILE to what awk can open, from a path or `-`, and FILE_NAME to what it is called.
+config_file() { # VERB FILE
+	[[ -n ${2:-} ]] || misuse "$1 needs a file, or - for what comes on standard input: $PROGRAM $1 xdp_lb.conf"
+	FILE=$2 FILE_NAME=$2
+	if [[ $2 == - ]]; then
+		exec {FILE}<&0
+		FILE=/dev/fd/$FILE FILE_NAME='standard input'
+	fi
+}
+
+# verb check FILE: is it understood, whatever is running? Needs no root.
+verb_check() {
+	config_file check "$@"
+	(($# == 1)) || misuse "'$2' is too much: check $1 is all"
+	(config check "$FILE" "$FILE_NAME" </dev/null)
+}
+
+# verb save: what is running, in canonical order.
+verb_save() {
+	(($# == 0)) || misuse "save takes no words, and '$1' is one"
+	instance_require_pins
+	instance_require_version
+	(config_running save)
+}
+
+# verb diff FILE: what apply FILE would change, as diff -u prints it. Exit status 0: nothing, 1: something, 2: not understood.
+verb_diff() {
+	local now wanted
+	config_file diff "$@"
+	(($# == 1)) || misuse "'$2' is too much: diff $1 is all"
+	wanted=$(config print "$FILE" "$FILE_NAME" </dev/null) || exit 2
+	instance_require_pins
+	instance_require_version
+	now=$(config_running save) || exit 2
+	diff -u --label running --label "$FILE_NAME" <(printf '%s\n' "$now") <(printf '%s\n' "$wanted")
+}
+
+# verb apply FILE [now] [force] [confirm SECONDS]: makes what is running what the file says.
+verb_apply() {
+	local -a words=()
+	local seconds=''
+	config_file apply "$@"
+	shift
+	while (($#)); do
+		case $1 in
+		now | force) words+=("$1") ;;
+		confirm)
+			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ ]] || misuse "'${2:-}' is no time to wait for lb.sh confirm: 1 to 99999 seconds are"
+			seconds=$2
+			shift
+			;;
+		*) misuse "'$1' is not understood after the file: now, force or confirm SECONDS would be" ;;
+		esac
+		shift
+	done
+	change_begin
+	TOKEN=0
+	[[ -z $seconds ]] || confirm_expect "$seconds"
+	change_now apply "$FILE" "$FILE_NAME" "$TOKEN" "${words[@]}"
+	change_leave
+	[[ -z $seconds ]] || say "within $seconds seconds: $PROGRAM confirm; or all is as it was"
+}
+
+# Whoever is locked out by a change cannot take it back. So somebody else does, unless he hears that all is well: a process that
+# is begun before the change, knows what was before, and has nothing to do with the terminal. Sets TOKEN, which he looks for
+# among the settings.
+confirm_expect() { # SECONDS
+	local saved
+	TOKEN=$((RANDOM << 30 | RANDOM << 15 | RANDOM | 1))
+	saved=$(config_running save)
+	( # whose child is nobody's that we wait for
+		exec {LOCK}<&-
+		setsid "$HERE/lb.sh" -i "$INSTANCE" rollback "$TOKEN" "$1" <<<"$saved" &>/dev/null &
+	)
+}
+
+# verb rollback TOKEN SECONDS: for confirm_expect(), with what was before on standard input.
+verb_rollback() {
+	local before
+	before=$(cat)
+	sleep "$2"
+	change_begin
+	exec {FILE}<<<"$before"
+	change_now rollback "/dev/fd/$FILE" 'what was before' "$1"
+	[[ -z $PLAN ]] || ! command -v logger >/dev/null ||
+		logger -t "$PROGRAM" "instance $INSTANCE: not confirmed within $2 seconds, so all is as it was"
+}
+
+# verb confirm: the last apply stays.
+verb_confirm() {
+	(($# == 0)) || misuse "confirm takes no words, and '$1' is one"
+	change_begin
+	change_now confirm
+}

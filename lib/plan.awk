@@ -1,0 +1,792 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# What is to be done so that what is running, "is", becomes "new". Printed for lib/change.sh, in the order in which it is to be
+# done:
+#
+#	batch LINES CHECKS	then so many lines for bpftool, and what it means when one of the programs that they run fails
+#	address add ADDRESS DEVICE, address del ADDRESS DEVICE
+#	manage ADDRESS DEVICE	its neighbour entry; release IFINDEX ADDRESS
+#	rings DIRECTORY		which was made for the rings of a batch, and can go
+#	warn TEXT, say TEXT
+#
+# Each map is compared with what it should hold, row by row; so what a killed command has left undone is done by the next. What
+# cannot be seen from the rows is marked in them: MEMBER_STALE, BACKEND_GOING (which of both ways does not matter). The order is such that a packet finds a ring
+# before a service leads there, a backend before a ring does, and who speaks for a service before it is sent anything.
+#
+# Also read: touched_service[KEY] and touched_backend[ENDPOINT], which a command is about. What it says is looked up again.
+
+function plan() {
+	index_is_dirty = 1 # the last command may have been killed before it was filled
+	plan_ids()
+	plan_routes()
+	plan_addresses()
+	if (errors)
+		return
+	emit_settings()
+	emit_addresses_add()
+	emit_sources_add()
+	emit_backends()
+	emit_new_rings()
+	emit_returns_and_quic()
+	emit_members()
+	emit_fills()
+	emit_services()
+	emit_removed_services()
+	emit_sweeps()
+	emit_deletes()
+	emit_unused_backends()
+	emit_addresses_del()
+	index_fill()
+	flush()
+	emit_warnings()
+}
+
+# --- What goes to bpftool ---
+
+function batch(line) {
+	batch_line[++batch_lines] = line
+}
+
+function update(map, key, value) {
+	batch("map update pinned " MAPS "/" map " key hex " key "value hex " value)
+	if (map == "services" || map == "returns")
+		index_is_dirty = 1
+}
+
+function remove(map, key) {
+	batch("map delete pinned " MAPS "/" map " key hex " key)
+	if (map == "services" || map == "returns")
+		index_is_dirty = 1
+}
+
+# Runs a control program; `message` is what it means when that returns anything but 0.
+function control(program, message) {
+	batch("prog run pinned " CONTROL "/" program " repeat 0")
+	check[++checks] = message
+}
+
+# What packets are looked up in follows the maps.
+function index_fill() {
+	if (index_is_dirty)
+		control("index_fill", "the index of services has no room for one of them, which is not served: it wants another VIP or port")
+	index_is_dirty = 0
+}
+
+function flush(    i) {
+	if (!batch_lines)
+		return
+	print "batch " batch_lines " " checks + 0
+	for (i = 1; i <= batch_lines; i++)
+		print batch_line[i]
+	for (i = 1; i <= checks; i++)
+		print check[i]
+	batch_lines = checks = 0
+}
+
+# Something else, once that is done.
+function act(text) {
+	flush()
+	print text
+}
+
+# --- Ids ---
+
+# Sets id["new", KEY] and id["new", ENDPOINT]. A service that becomes another has a new one, with a ring of its own.
+function plan_ids(    row, ids, i, key) {
+	for (row in member_row) {
+		split(row, ids, ",")
+		service_id_taken[ids[1]] = backend_id_taken[ids[2]] = 1
+	}
+	for (row in return_row) {
+		split(return_row[row], ids, ",")
+		service_id_taken[ids[1]] = backend_id_taken[ids[2]] = 1
+	}
+	for (row in quic_row) {
+		split(row, ids, ",")
+		service_id_taken[ids[1]] = backend_id_taken[quic_row[row]] = 1
+	}
+	for (row in ring_row)
+		service_id_taken[row] = 1
+	for (row in key_of)
+		service_id_taken[row] = 1
+	for (row in backend_of)
+		backend_id_taken[row] = 1
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (!(("new", key) in is_service))
+			continue
+		if (("is", key) in is_service && !is_replaced(key))
+			id["new", key] = id["is", key]
+		else {
+			is_new_service[key] = 1
+			while ((++last_service_id) in service_id_taken)
+				;
+			id["new", key] = last_service_id
+		}
+	}
+	for (i = 1; i <= backend_count["new"]; i++) {
+		key = backend_name["new", i]
+		if (!(("new", key) in is_backend))
+			continue
+		if (("is", key) in is_backend || backend_row[key] != "")
+			id["new", key] = id["is", key]
+		else {
+			is_new_backend[key] = touched_backend[key] = 1
+			while ((++last_backend_id) in backend_id_taken)
+				;
+			id["new", key] = last_backend_id
+		}
+	}
+}
+
+# Is the service, to those who have connections, another than it was?
+function is_replaced(key,    i, n, field) {
+	n = split("mode hash ring quic gue_port spread", field, " ")
+	for (i = 1; i <= n; i++)
+		if (service["is", key, field[i]] != service["new", key, field[i]])
+			return 1
+	return 0
+}
+
+# --- What the host's network says about the change ---
+
+# The ways to backends that are new, or that had none.
+function plan_routes(    i, endpoint, words, address) {
+	for (i = 1; i <= backend_count["new"]; i++) {
+		endpoint = backend_name["new", i]
+		if (!(("new", endpoint) in is_backend))
+			continue
+		split(backend_row[endpoint], words, " ")
+		if (words[4] == "-")
+			touched_backend[endpoint] = 1
+		if (endpoint in touched_backend)
+			route_to[++routes] = backend["new", endpoint, "address"]
+	}
+	routes_read()
+	for (endpoint in touched_backend) {
+		if (!(("new", endpoint) in is_backend))
+			continue
+		address = backend["new", endpoint, "address"]
+		WHERE = endpoint in backend_where ? backend_where[endpoint] : ""
+		if (route_type[address] == "local")
+			refuse("'" address "' is an address of this host: a backend is another one")
+		else if (route_type[address] !~ /^(none|unicast)$/)
+			refuse("'" address "' is a " route_type[address] " address: a backend is one host")
+		else if (route_type[address] == "unicast" && route_nexthop[address] != address)
+			refuse_dsr(endpoint, route_nexthop[address])
+	}
+	WHERE = ""
+}
+
+# A router would send a packet for the VIP back to us.
+function refuse_dsr(endpoint, router,    i, key) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (("new", key) in is_service && service["new", key, "mode"] == "dsr" && ("new", key, endpoint) in member)
+			return refuse(endpoint " cannot be in service '" service["new", key, "name"] "': it is behind the router " router ", and mode dsr reaches hosts on the same segment only; ipip and gue reach it")
+	}
+}
+
+# Which VIPs and source addresses are to be added to which interface: add_to[ADDRESS] = DEVICE; and note[ADDRESS], the number of the
+# interface that we added it to, 0 if it is the host's own.
+function plan_addresses(    i, key, address) {
+	for (i = 1; i <= service_count["is"]; i++) {
+		key = service_key["is", i]
+		if (vip_ifindex["is", key])
+			note[service["is", key, "vip"]] = vip_ifindex["is", key]
+	}
+	for (address in source_row)
+		if (source_row[address] + 0)
+			note[address] = source_row[address] + 0
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (("new", key) in is_service && !service["new", key, "noaddress"])
+			plan_address(service["new", key, "vip"], service["new", key, "device"], service_where[key])
+	}
+	for (i = 1; i <= source_count["new"]; i++)
+		plan_address(source_at["new", i], source_device["new", source_at["new", i]], "")
+	plan_devices()
+}
+
+function plan_address(address, device, where) {
+	facts_read()
+	note[address] += 0
+	if ((address in holder) || (address in add_to))
+		return
+	if (device == "" && first_attached() == "") {
+		WHERE = where
+		refuse("no device is up that could have " address ": " PROGRAM " up DEV, or say noaddress")
+		WHERE = ""
+	}
+	add_to[address] = device
+	if (device == "")
+		without_device[++without_devices] = address
+	else
+		note[address] = ifindex_of[device]
+}
+
+# Where none is named it is the one that the address is reached by, if we are on that, else the first one we are on.
+function plan_devices(    i, j, list, address) {
+	for (i = 1; i <= without_devices; i = j) {
+		list = ""
+		for (j = i; j <= without_devices && j < i + 1000; j++)
+			list = list "\nroute get " without_device[j]
+		ask(substr(list, 2))
+		routes_note()
+	}
+	for (i = 1; i <= without_devices; i++) {
+		address = without_device[i]
+		add_to[address] = route_device[address] != "" && is_attached(route_device[address]) ? route_device[address] : first_attached()
+		note[address] = ifindex_of[add_to[address]]
+	}
+}
+
+# --- Settings ---
+
+function emit_settings(    i, words) {
+	words = ""
+	for (i = 1; i <= timeouts; i++)
+		if (timeout["is", timeout_name[i]] != timeout["new", timeout_name[i]])
+			words = words " " timeout_field(timeout_name[i]) "=" timeout["new", timeout_name[i]]
+	if (confirm["is"] != confirm["new"])
+		words = words " confirm=" confirm["new"]
+	if (seed["is"] != seed["new"])
+		words = words " seed_is_given=" (seed["new"] != "") (seed["new"] == "" ? "" : " seed=" seed["new"])
+	if (words == "")
+		return
+	update("settings", encode(0), encode("settings" words, map_octets("settings", encode(0))))
+}
+
+function timeout_field(name) {
+	gsub(/-/, "_", name)
+	return name "_timeout"
+}
+
+# --- The map `addresses`: what packets may be for ---
+
+function emit_addresses_add(    i, key, address) {
+	for (i = 1; i <= service_count["new"]; i++)
+		if (("new", service_key["new", i]) in is_service)
+			address_wanted[service["new", service_key["new", i], "vip"]] = 1
+	for (i = 1; i <= source_count["new"]; i++)
+		address_wanted[source_at["new", i]] = 1
+	for (i = 1; i <= backend_count["new"]; i++) {
+		address = backend_source(backend_name["new", i])
+		if (address != "-")
+			address_wanted[address] = 1
+	}
+	for (address in address_wanted)
+		if (!(address in address_row))
+			update("addresses", encode("addr octets=" address), encode(1))
+}
+
+# Ours towards a backend, "-" for none.
+function backend_source(endpoint,    words, address) {
+	if (!(("new", endpoint) in is_backend))
+		return "-"
+	if (endpoint in touched_backend) {
+		address = backend["new", endpoint, "address"]
+		return route_type[address] == "unicast" && route_source[address] != "" ? route_source[address] : "-"
+	}
+	split(backend_row[endpoint], words, " ")
+	return words[4]
+}
+
+function emit_addresses_del(    address) {
+	emit_sources_del()
+	for (address in address_row)
+		if (!(address in address_wanted))
+			remove("addresses", encode("addr octets=" address))
+}
+
+# --- Source addresses: noted, then added to the host, and only then used; and the other way round ---
+
+function emit_sources_add(    i, address, rest) {
+	source_changes = source_counts != source_number("new", 4) " " source_number("new", 6) || source_count["is"] != source_count["new"]
+	for (i = 1; i <= source_count["new"]; i++) {
+		address = source_at["new", i]
+		source_wanted[address] = 1
+		if (source_at["is", i] != address || source_row[address] != note[address] + 0 " " ifindex_of[source_device["new", address]] + 0 || (address in add_to))
+			source_changes = 1
+	}
+	if (!source_changes)
+		return
+	write_sources("old")
+	for (i = 1; i <= source_count["new"]; i++)
+		add_address(source_at["new", i])
+	write_sources("all")
+}
+
+function source_number(m, family,    i, n) {
+	n = 0
+	for (i = 1; i <= source_count[m]; i++)
+		n += (source_at[m, i] ~ /:/ ? 6 : 4) == family
+	return n
+}
+
+# `which` of them are used: "old", those that were and will be; "all" that will be. The others follow them.
+function write_sources(which,    i, address, used, rest, count4, count6) {
+	split("", used)
+	split("", rest)
+	count4 = count6 = 0
+	for (i = 1; i <= source_count["new"]; i++) {
+		address = source_at["new", i]
+		if (which == "old" && source_row[address] == "")
+			rest[address ~ /:/] = rest[address ~ /:/] source_octets(address)
+		else {
+			used[address ~ /:/] = used[address ~ /:/] source_octets(address)
+			if (address ~ /:/)
+				count6++
+			else
+				count4++
+		}
+	}
+	for (address in source_row)
+		if (which != "end" && source_row[address] != "" && !(address in source_wanted))
+			rest[address ~ /:/] = rest[address ~ /:/] source_octets(address)
+	update("snat", encode(0), encode("snat count4=" count4 " count6=" count6 " ipv4=" used[0] rest[0] " ipv6=" used[1] rest[1]))
+}
+
+# Without blanks.
+function source_octets(address,    text) {
+	text = encode("snat_address address=" address " ifindex=" note[address] + 0 " device=" ifindex_of[source_device["new", address]] + 0)
+	gsub(/ /, "", text)
+	return text
+}
+
+function emit_sources_del(    address, some) {
+	if (!source_changes)
+		return
+	some = 0
+	for (address in source_row)
+		if (!(address in source_wanted)) {
+			some = 1
+			del_address(address, source_row[address] + 0)
+		}
+	if (some)
+		write_sources("end")
+}
+
+# Once it is noted. It may be wanted for several things.
+function add_address(address) {
+	if (!(address in add_to))
+		return
+	act("address add " address " " add_to[address])
+	delete add_to[address]
+}
+
+# Takes an address off the interface of that number, which we added it to, unless somebody else of us wants it.
+function del_address(address, ifindex,    i, key) {
+	facts_read()
+	if (!ifindex || holder[address] == "" || ifindex_of[holder[address]] != ifindex || (address in source_wanted))
+		return
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (("new", key) in is_service && service["new", key, "vip"] == address && !service["new", key, "noaddress"])
+			return
+	}
+	act("address del " address " " holder[address])
+	delete holder[address]
+}
+
+# --- Backends ---
+
+# Their targets first: the row in `backends` says that it is done. What we do to a neighbour is written down before it is done.
+function emit_backends(    i, endpoint, words, row, state) {
+	for (i = 1; i <= backend_count["new"]; i++) {
+		endpoint = backend_name["new", i]
+		if (!(("new", endpoint) in is_backend))
+			continue
+		row = backend_words(endpoint)
+		split(row, words, " ")
+		if (backend_row[endpoint] != "" && !index(backend_row[endpoint], " " words[5] " ")) { # it comes up, or goes down
+			turns[endpoint] = words[5]
+			sub(" " words[5] " ", " going ", row)
+		}
+		if (row == backend_row[endpoint] && !(endpoint in touched_backend) && !(endpoint in turns))
+			continue
+		if (!(endpoint in turns))
+			emit_target(endpoint, words)
+		if (row != backend_row[endpoint])
+			write_backend(endpoint, row)
+		if (endpoint in turns)
+			emit_target(endpoint, words)
+		if (words[8] == 1 && (endpoint in touched_backend))
+			managed[words[7] " " name_of_link[words[6]]] = 1
+		release_old(endpoint, words[6] "," words[7], words[8])
+	}
+	emit_managed()
+}
+
+function emit_managed(    row) {
+	for (row in managed)
+		act("manage " row)
+}
+
+# As in running_backend().
+function backend_words(endpoint,    words, address, known, text) {
+	address = backend["new", endpoint, "address"]
+	text = id["new", endpoint] " " address " " backend["new", endpoint, "port"] " "
+	if (endpoint in touched_backend) {
+		known = route_type[address] == "unicast"
+		text = text backend_source(endpoint) " " backend["new", endpoint, "state"] " " (known ? ifindex_of[route_device[address]] : 0) " " \
+			(known ? route_nexthop[address] : "-") " " (known && !(route_nexthop[address] in nexthop_is_static))
+	} else {
+		split(backend_row[endpoint], words, " ")
+		text = text words[4] " " backend["new", endpoint, "state"] " " words[6] " " words[7] " " words[8]
+	}
+	return text " " backend["new", endpoint, "mtu"]
+}
+
+function backend_key(endpoint) {
+	return encode("backend_key address=" backend["new", endpoint, "address"] " port=" backend["new", endpoint, "port"])
+}
+
+function write_backend(endpoint, row,    w) {
+	split(row, w, " ")
+	update("backends", backend_key(endpoint), encode("backend id=" w[1] " neighbour_ifindex=" w[6] (w[7] == "-" ? "" : " neighbour=" w[7]) \
+		" managed=" w[8] (w[4] == "-" ? "" : " source=" w[4]) " state=BACKEND_" toupper(w[5]) " mtu=" w[9]))
+}
+
+# What we say of it; the rest, above all the next hop, is the datapath's.
+function emit_target(endpoint, w,    words, old, now, state) {
+	state = turns[endpoint] == "down" ? "LEAVING" : toupper(w[5])
+	words = "target address=" w[2] " port=" w[3] (w[4] == "-" ? " source=" zeros(16) : " source=" w[4]) " mtu=" w[9] " state=TARGET_" state
+	if (endpoint in is_new_backend) {
+		update("backend_counters", encode(w[1]), encode("backend_counters"))
+		update("targets", encode(w[1]), encode(words))
+		return
+	}
+	old = map_octets("targets", encode(w[1]))
+	# One that is down already is not to have packets again, not for a moment.
+	if (state == "LEAVING" && encode("target state=TARGET_DOWN", old) == old)
+		sub(/LEAVING$/, "DOWN", words)
+	now = encode(words, old)
+	if (now != old)
+		update("targets", encode(w[1]), now)
+}
+
+function zeros(n,    text) {
+	for (text = ""; n > 0; n--)
+		text = text "00"
+	return text
+}
+
+# The neighbour entry that we kept for it, where that is another by now.
+function release_old(endpoint, kept, is_managed,    old) {
+	split(backend_row[endpoint], old, " ")
+	if (old[8] == 1 && !(is_managed == 1 && old[6] "," old[7] == kept))
+		releases[old[6] " " old[7]] = 1
+}
+
+function emit_releases(    i, endpoint, row, w) {
+	for (i = 1; i <= backend_count["new"]; i++) {
+		endpoint = backend_name["new", i]
+		if (!(("new", endpoint) in is_backend))
+			continue
+		split(backend_words(endpoint), w, " ")
+		if (w[8] == 1)
+			delete releases[w[6] " " w[7]]
+	}
+	for (row in releases)
+		act("release " row)
+}
+
+# Nobody names them any more.
+function emit_unused_backends(    endpoint, w) {
+	for (endpoint in backend_row) {
+		if (("new", endpoint) in is_backend)
+			continue
+		split(backend_row[endpoint], w, " ")
+		update("targets", encode(w[1]), encode("target"))
+		if (w[8] == 1)
+			releases[w[6] " " w[7]] = 1
+		unused[endpoint] = 1
+	}
+	emit_releases()
+	for (endpoint in unused) {
+		split(backend_row[endpoint], w, " ")
+		remove("backends", encode("backend_key address=" w[2] " port=" w[3]))
+	}
+}
+
+# --- Rings ---
+
+# A ring of its own for each new service, all slots empty. Nobody knows of them before the service is written.
+function emit_new_rings(    i, key, map, other) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (!(("new", key) in is_service) || !(key in is_new_service))
+			continue
+		map = service["new", key, "ring"] == DEFAULT_RING ? "rings" : "sized_rings"
+		other = MAPS "/new_rings/" id["new", key]
+		if (!new_rings++)
+			act("rings " MAPS "/new_rings")
+		batch("map create " other " type array key 4 value " layout["ring_slot"] " entries " service["new", key, "ring"] \
+			" name ring flags " (map == "rings" ? 0 : "0x1000")) # BPF_F_INNER_MAP: they may differ in size
+		batch("map update pinned " MAPS "/" map " key hex " encode(id["new", key]) "value pinned " other)
+		update("counters", encode(id["new", key]), encode("service_counters"))
+		update("ring_states", encode(id["new", key]), encode("ring_state"))
+	}
+	if (new_rings)
+		act("rings-done " MAPS "/new_rings")
+}
+
+function ring_request(key,    mode, track) {
+	mode = service["new", key, "mode"]
+	track = service["new", key, "track"]
+	update("ring_request", encode(0), encode("ring_request service=" id["new", key] " ring_size=" service["new", key, "ring"] \
+		" is_steady=" (mode == "nat" || track == "never") " track=TRACK_" toupper(track) " hash=HASH_" toupper(service["new", key, "hash"])))
+}
+
+function emit_fills(    i, key, endpoint, w) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (("new", key) in is_service && needs_fill(key)) {
+			index_fill()
+			ring_request(key)
+			control("ring_fill", "the ring of service '" service["new", key, "name"] "' could not be filled")
+			is_filled[key] = 1
+		}
+	}
+	# Out of the rings first, so that no packet finds it there; then its flows lose it.
+	for (endpoint in turns) {
+		if (turns[endpoint] == "")
+			continue
+		split(backend_words(endpoint), w, " ")
+		if (turns[endpoint] == "down")
+			update("targets", encode(w[1]), encode("target address=" w[2] " port=" w[3] (w[4] == "-" ? "" : " source=" w[4]) \
+				" mtu=" w[9] " state=TARGET_DOWN"))
+		write_backend(endpoint, backend_words(endpoint))
+	}
+}
+
+# Was it touched, is one of its members not in its ring yet, or does one come up or go down?
+function needs_fill(key,    i, endpoint) {
+	if (key in fill)
+		return 1
+	for (i = 1; i <= member_count["new", key]; i++) {
+		endpoint = member_name["new", key, i]
+		if (("new", key, endpoint) in member && (endpoint in turns) && turns[endpoint] != "")
+			return 1
+	}
+	return 0
+}
+
+# --- Members ---
+
+function emit_members(    i, j, key, endpoint, row, wanted, w, ids) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (!(("new", key) in is_service))
+			continue
+		if ((key in touched_service) && !(key in is_new_service))
+			fill[key] = 1
+		for (j = 1; j <= member_count["new", key]; j++) {
+			endpoint = member_name["new", key, j]
+			if (!(("new", key, endpoint) in member))
+				continue
+			row = id["new", key] "," id["new", endpoint]
+			member_wanted[row] = 1
+			wanted = member["new", key, endpoint] " " member_state["new", key, endpoint]
+			split(member_row[row], w, " ")
+			if (w[1] " " w[2] == wanted && w[3] != "stale")
+				continue
+			fill[key] = 1
+			if (w[1] " " w[2] != wanted)
+				write_member(row, wanted)
+		}
+	}
+	for (row in member_row) {
+		if (row in member_wanted)
+			continue
+		split(row, ids, ",")
+		any_gone = 1
+		if ((ids[1] in key_of) && id["new", key_of[ids[1]]] == ids[1]) {
+			fill[key_of[ids[1]]] = 1
+			split(member_row[row], w, " ")
+			write_member(row, w[1] " gone")
+		}
+	}
+}
+
+function member_key(row,    ids) {
+	split(row, ids, ",")
+	return encode("member_key service=" ids[1] " backend=" ids[2])
+}
+
+function write_member(row, words,    w) {
+	split(words, w, " ")
+	update("members", member_key(row), encode("member weight=" w[1] " state=MEMBER_" toupper(w[2]) " slots=MEMBER_STALE"))
+}
+
+# --- Who speaks for a service, and server ids. Replies of a new backend are known before packets are sent to it ---
+
+function emit_returns_and_quic(    i, j, key, endpoint, text, row) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (!(("new", key) in is_service))
+			continue
+		for (j = 1; j <= member_count["new", key]; j++) {
+			endpoint = member_name["new", key, j]
+			if (!(("new", key, endpoint) in member))
+				continue
+			if (service["new", key, "mode"] == "dnat") {
+				text = return_text("new", key, endpoint)
+				return_wanted[text] = 1
+				if (return_row[text] != id["new", key] "," id["new", endpoint])
+					write_return(text, key, endpoint)
+			}
+			if (member_quic["new", key, endpoint] != "") {
+				row = id["new", key] "," quic_padded(member_quic["new", key, endpoint])
+				quic_wanted[row] = 1
+				if (quic_row[row] != id["new", endpoint])
+					update("quic_servers", quic_key(row), encode(id["new", endpoint]))
+			}
+		}
+	}
+	for (row in quic_row)
+		if (!(row in quic_wanted))
+			remove("quic_servers", quic_key(row))
+}
+
+# Where no port is rewritten on the way there, none is on the way back.
+function write_return(text, key, endpoint,    w) {
+	split(text, w, ",")
+	update("returns", return_key(text), encode("return_source vip=" service["new", key, "vip"] " port=" \
+		(backend["new", endpoint, "port"] ? service["new", key, "port"] : 0) " service=" id["new", key] " backend=" id["new", endpoint]))
+}
+
+function return_key(text,    w) {
+	split(text, w, ",")
+	return encode("return_key address=" w[1] " port=" w[2] " protocol=" protocol_number(w[3], w[1]))
+}
+
+# Of echo it depends on the family.
+function protocol_number(name, address) {
+	return name == "tcp" ? 6 : name == "udp" ? 17 : address ~ /:/ ? 58 : 1
+}
+
+function quic_padded(hex) {
+	return hex substr("000000000000000000000000000000", length(hex) + 1)
+}
+
+function quic_key(row,    w) {
+	split(row, w, ",")
+	return encode("quic_server_key service=" w[1] " id=" w[2])
+}
+
+# --- Services ---
+
+function emit_services(    i, key, row, some, changed) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (!(("new", key) in is_service))
+			continue
+		row = service_words(key)
+		if (row == service_row[key] && service["is", key, "name"] == service["new", key, "name"])
+			continue
+		if (service["new", key, "noaddress"] && ("is", key) in is_service) # its row says that we added it
+			del_address(service["is", key, "vip"], vip_ifindex["is", key])
+		update("services", service_map_key(key), service_value(key))
+	}
+	index_fill()
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (("new", key) in is_service && !service["new", key, "noaddress"])
+			add_address(service["new", key, "vip"])
+	}
+}
+
+# As in running_service().
+function service_words(key) {
+	return id["new", key] " " service["new", key, "protocol"] " " service["new", key, "vip"] " " service["new", key, "port"] " " \
+		service["new", key, "family"] " " service["new", key, "mode"] " " service["new", key, "ring"] " " \
+		(service["new", key, "noaddress"] ? 0 : note[service["new", key, "vip"]] + 0) " " service["new", key, "track"] " " \
+		service["new", key, "hash"] " " service["new", key, "quic"] " " service["new", key, "noaddress"] + 0 " " \
+		service["new", key, "gue_port"] + 0 " " service["new", key, "spread"] " " ifindex_of[service["new", key, "device"]] + 0
+}
+
+function service_map_key(key,    w, vip, port) {
+	vip = service[("new", key) in is_service ? "new" : "is", key, "vip"]
+	port = service[("new", key) in is_service ? "new" : "is", key, "port"]
+	split(key, w, " ")
+	return encode("service_key vip=" vip " port=" port " protocol=" protocol_number(w[1], vip))
+}
+
+function service_value(key,    w, quic, text) {
+	split(service_words(key), w, " ")
+	split(w[11], quic, ",")
+	text = "service id=" w[1] " ring_size=" w[7] " mode=MODE_" toupper(w[6]) " flags=" (w[12] ? "SERVICE_NO_ADDRESS" : 0) \
+		" vip_ifindex=" w[8] " track=TRACK_" toupper(w[9]) " hash=HASH_" toupper(w[10]) " quic_length=" quic[1] " quic_offset=" quic[2] \
+		" gue_port=" w[13] " device=" w[15] " name=" service["new", key, "name"]
+	if (w[14] != "-" && prefix_parse(w[14]) == "")
+		text = text " spread=" octets_hex(PREFIX_FIRST) " spread_mask=" octets_hex(PREFIX_MASK)
+	return encode(text)
+}
+
+# The VIP first, as the service's row is what says that we added it.
+function emit_removed_services(    key) {
+	for (key in service_row)
+		if (!(("new", key) in is_service)) {
+			del_address(service["is", key, "vip"], vip_ifindex["is", key])
+			remove("services", service_map_key(key))
+			any_gone = 1
+		}
+	index_fill()
+}
+
+# --- The end of what is not needed any more ---
+
+function emit_sweeps(    i, key) {
+	for (key in is_new_service)
+		any_gone = any_gone || ("is", key) in is_service
+	if (any_gone)
+		control("flows_forget", "flows could not be forgotten")
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (("new", key) in is_service && !(key in is_new_service) && ((key in is_filled) || is_sweep)) {
+			ring_request(key)
+			control("ring_sweep", "the ring of service '" service["new", key, "name"] "' could not be swept")
+		}
+	}
+}
+
+function emit_deletes(    row, ids, i, key) {
+	for (row in member_row)
+		if (!(row in member_wanted))
+			remove("members", member_key(row))
+	for (row in return_row)
+		if (!(row in return_wanted))
+			remove("returns", return_key(row))
+	for (i = 1; i <= service_count["new"]; i++)
+		if (("new", service_key["new", i]) in is_service)
+			ring_wanted[id["new", service_key["new", i]]] = 1
+	for (row in ring_row)
+		if (!(row in ring_wanted))
+			remove(ring_row[row], encode(row))
+}
+
+# --- What was done, and will not carry traffic ---
+
+function emit_warnings(    endpoint, address) {
+	for (endpoint in touched_backend) {
+		if (!(("new", endpoint) in is_backend) || !(endpoint in backend_where)) # which no line was about
+			continue
+		address = backend["new", endpoint, "address"]
+		if (backend["new", endpoint, "state"] == "down")
+			print "warn " endpoint " is declared down, so it gets no traffic until: " PROGRAM " backend up " endpoint
+		if (route_type[address] != "unicast")
+			print "warn " address ": no route to it, so it gets no traffic; when there is one, run this again"
+		else if (!is_attached(route_device[address]) && replies_pass(endpoint))
+			print "warn " address " is reached by " route_device[address] ", where its replies would pass us by: " PROGRAM " up " route_device[address]
+	}
+}
+
+function replies_pass(endpoint,    i, key) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (("new", key) in is_service && ("new", key, endpoint) in member && service["new", key, "mode"] ~ /^d?nat$/)
+			return 1
+	}
+	return 0
+}

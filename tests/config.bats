@@ -1,0 +1,311 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Configuration files: what is said of mistakes in them, and what apply does and leaves alone.
+
+bats_require_minimum_version 1.5.0
+load helpers
+
+setup_file() {
+	PREFIX=$(lab_prefix)
+	export PREFIX
+	unset LB_INSTANCE
+}
+
+teardown_file() {
+	remove_lab
+}
+
+setup() {
+	require_root
+	CONF=$BATS_TEST_TMPDIR/lb.conf
+	if [[ ! -e $(pin services) ]]; then
+		lab up >/dev/null
+		lb up veth6
+	fi
+}
+
+teardown() {
+	end_jobs
+	[[ -n $BATS_TEST_COMPLETED ]] || remove_lab
+}
+
+# A configuration in $CONF, and running.
+web() {
+	cat >"$CONF" <<-'EOF'
+		# a comment
+		service web tcp 10.0.0.20:80 mode dnat   # and one behind a line
+
+		backend 10.0.0.2 service web weight 3
+		backend 10.0.0.3 service web
+		service echo icmp 10.0.0.10
+		backend 10.0.0.2 service echo
+	EOF
+	lb apply "$CONF" now force
+}
+
+# All maps that a change could change.
+maps() {
+	local map
+	for map in services backends members quic_servers returns addresses snat ring_states settings; do
+		map_dump "$map" | jq -c 'sort | map(del(.value.index_half?))'
+	done
+}
+
+# Each line of the file is one mistake, behind what is to be said of it: "TEXT | LINE".
+@test "mistakes are named, with file, line, word and what would be right, and change nothing" {
+	local text line count=0
+	web
+	maps >"$BATS_TEST_TMPDIR/before"
+	while IFS='|' read -r text line; do
+		text=${text%"${text##*[! ]}"} line=${line# }
+		count=$((count + 1))
+		printf 'service web tcp 10.0.0.20:80 mode dnat\nservice dns udp 10.0.0.20:53 quic 2\nbackend 10.0.0.2 service web\n%s\n' "$line" >"$CONF"
+		run -2 --separate-stderr lb apply "$CONF" force
+		[[ -z $output && $stderr == "lb.sh: $CONF:4: "*"$text"* && $stderr != *$'\n'* ]] || {
+			printf 'for "%s" instead of "%s":\n%s\n' "$line" "$text" "$stderr"
+			return 1
+		}
+		run -2 --separate-stderr "$TOP/lb.sh" check "$CONF"
+		[[ $stderr == "lb.sh: $CONF:4: "*"$text"* ]]
+	done <<-'EOF'
+		'up' begins no line of a configuration: service, backend, snat, timeout, seed and include do | up veth6
+		'sevice' begins no line of a configuration | sevice a tcp 10.0.0.21:80
+		'down' begins no line | down
+		'Service' begins no line | Service a tcp 10.0.0.21:80
+		service needs a name, a protocol and an address: service web tcp 10.0.0.10:80 | service
+		service needs a name, a protocol and an address | service a
+		service needs a name, a protocol and an address | service a tcp
+		service needs a name, a protocol and an address | service del web
+		'a/b' is no name for a service | service a/b tcp 10.0.0.21:80
+		'none' is no name for a service | service none tcp 10.0.0.21:80
+		'sctp' is not a protocol: tcp, udp and icmp are | service a sctp 10.0.0.21:80
+		'10.0.0.256:80' is not an address | service a tcp 10.0.0.256:80
+		'2001:db8::20:80:1:2:3:4:5' is not an address | service a tcp 2001:db8::20:80:1:2:3:4:5
+		'127.0.0.1:80' cannot be used | service a tcp 127.0.0.1:80
+		'0' in '10.0.0.21:0' is not a port: a number from 1 to 65535 is | service a tcp 10.0.0.21:0
+		'http' in '10.0.0.21:http' is not a port | service a tcp 10.0.0.21:http
+		'10.0.0.21:7': echo has no ports; 10.0.0.21 would be right | service a icmp 10.0.0.21:7
+		'snat' is not a mode: nat, dnat, dsr, ipip and gue are | service a tcp 10.0.0.21:80 mode snat
+		'' is not a mode | service a tcp 10.0.0.21:80 mode
+		'4tuple' is no hash: 5tuple and source are | service a tcp 10.0.0.21:80 hash 4tuple
+		'yes' is no way to track: auto, always and never are | service a tcp 10.0.0.21:80 track yes
+		'1000' is not a prime, and so not the size of a ring: it is 2 times 500 | service a tcp 10.0.0.21:80 ring 1000
+		'70001' is not the size of a ring: a prime from 2 to 65537 is | service a tcp 10.0.0.21:80 ring 70001
+		quic is for udp services, and tcp is not udp | service a tcp 10.0.0.21:80 quic 4
+		'16' is no length of a server id: 1 to 15 octets are | service a udp 10.0.0.21:80 quic 16
+		how long it is comes first: quic 4 quic-offset 3 | service a udp 10.0.0.21:80 quic-offset 3
+		is behind a connection ID's end | service a udp 10.0.0.21:80 quic 10 quic-offset 11
+		gue-port 7000 is for mode gue: mode gue gue-port 7000 | service a tcp 10.0.0.21:80 gue-port 7000
+		'0' is not a port | service a tcp 10.0.0.21:80 mode gue gue-port 0
+		spread is for the modes ipip and gue | service a tcp 10.0.0.21:80 mode dsr spread 10.9.0.0/16
+		'10.9.0.0/33' is not a prefix: its length is a number from 0 to 32 | service a tcp 10.0.0.21:80 mode ipip spread 10.9.0.0/33
+		'10.9.0.1/32' is one address only | service a tcp 10.0.0.21:80 mode ipip spread 10.9.0.1/32
+		dev needs an interface after it | service a tcp 10.0.0.21:80 dev
+		'weight' is not understood after the address | service a tcp 10.0.0.21:80 weight 3
+		service 'web' is tcp 10.0.0.20:80 already | service web tcp 10.0.0.21:80
+		tcp 10.0.0.20:80 is service 'web' already | service other tcp 10.0.0.20:80
+		service 'web' is in mode dnat | service web tcp 10.0.0.20:80 mode nat
+		service 'web' is with a ring of 65537 | service web tcp 10.0.0.20:80 ring 251
+		backend needs an address: backend 10.0.0.2 | backend
+		backend drain needs an address: backend drain 10.0.0.2 | backend drain
+		'del' is not an address | backend del 10.0.0.2
+		'h2' is not an address: 10.0.0.2 would be, or 2001:db8::2 | backend h2
+		'10.0.0.0/24' is not an address | backend 10.0.0.0/24 service web
+		'224.0.0.1' cannot be used | backend 224.0.0.1 service web
+		no service 'wbe'; there are: web dns | backend 10.0.0.3 service wbe
+		'65536' is not a weight: a number from 0 to 65535 is | backend 10.0.0.3 service web weight 65536
+		'weight' needs a word after it: service NAME, weight N, quic-id HEX or mtu N | backend 10.0.0.3 service web weight
+		'wieght' is not understood here | backend 10.0.0.3 wieght 3
+		'68' is not an MTU: a number from 576 on is | backend 10.0.0.3 service web mtu 68
+		2001:db8::2 is IPv6, but service 'web' has the IPv4 address 10.0.0.20 | backend 2001:db8::2 service web
+		10.0.0.2 is in it, and in mode dnat it would be the same address and port twice | backend 10.0.0.2:80 service web
+		'0a0' is not a server id: octets in hex are | backend 10.0.0.3 service dns quic-id 0a0
+		quic-id 0a0b is for one service: service NAME | backend 10.0.0.3 quic-id 0a0b
+		service 'web' is made without quic | backend 10.0.0.3 service web quic-id 0a0b
+		'0a' is not a server id of service 'dns': 2 octets, 4 digits, are | backend 10.0.0.3 service dns quic-id 0a
+		no backend 10.0.0.9; there are: 10.0.0.2 | backend drain 10.0.0.9
+		10.0.0.2 is not a backend of service 'dns' | backend drain 10.0.0.2 service dns
+		backend down takes no more than an address | backend down 10.0.0.2 service web
+		'ftp' is not a timeout; there are: tcp tcp-syn tcp-closed udp udp-new echo | timeout ftp 60
+		timeout tcp needs seconds and no more: timeout tcp 60 | timeout tcp
+		'1m' is not a time: 1 to 9999999 seconds are | timeout tcp 1m
+		snat needs an address: snat 10.0.0.11 | snat
+		'now' is not an address | snat 10.0.0.50 now
+		'xyz' is not a seed: 32 digits in hex are | seed xyz
+		include needs a file, and no more | include
+		'/nowhere' cannot be read | include /nowhere
+	EOF
+	((count >= 60))
+	diff "$BATS_TEST_TMPDIR/before" <(maps)
+}
+
+@test "all mistakes of a file are told, and those of files that it includes, at their places" {
+	mkdir "$BATS_TEST_TMPDIR/d"
+	printf 'service web tcp 10.0.0.20:80\ninclude d/more\nbackend 10.0.0.256\n' >"$CONF"
+	printf 'backend 10.0.0.2\n\ntimeout tcp never\n' >"$BATS_TEST_TMPDIR/d/more"
+	run -2 --separate-stderr "$TOP/lb.sh" check "$CONF"
+	[[ $stderr == "lb.sh: $BATS_TEST_TMPDIR/d/more:3: 'never' is not a time: 1 to 9999999 seconds are
+lb.sh: $CONF:3: '10.0.0.256' is not an address: 10.0.0.2 would be, or 2001:db8::2" ]]
+	printf 'include lb.conf\n' >"$CONF"
+	run -2 --separate-stderr "$TOP/lb.sh" check "$CONF"
+	[[ $stderr == "lb.sh: $CONF:1: '$CONF' includes itself" ]]
+	run -2 --separate-stderr "$TOP/lb.sh" check
+	[[ $stderr == "lb.sh: check needs a file, or - for what comes on standard input: lb.sh check xdp_lb.conf" ]]
+	run -2 --separate-stderr "$TOP/lb.sh" check /nowhere
+	[[ $stderr == "lb.sh: '/nowhere' cannot be read" ]]
+}
+
+@test "somebody who is not root can check a file" {
+	printf 'service web tcp 10.0.0.20:80\r\nbackend 10.0.0.2\r\n' >"$CONF"
+	run -0 setpriv --reuid=65534 --clear-groups "$TOP/lb.sh" check - <"$CONF"
+	[[ -z $output ]]
+}
+
+@test "what is saved is canonical: diff and apply of it change nothing" {
+	web
+	lb timeout udp 100
+	lb snat 10.0.0.50
+	lb backend drain 10.0.0.3
+	run -0 lb save
+	[[ $output == 'timeout udp 100
+snat 10.0.0.50
+service echo icmp 10.0.0.10
+backend 10.0.0.2 service echo
+service web tcp 10.0.0.20:80 mode dnat
+backend 10.0.0.2 service web weight 3
+backend 10.0.0.3 service web
+backend drain 10.0.0.3 service web' ]]
+	echo "$output" >"$CONF"
+	lb diff "$CONF"
+	maps >"$BATS_TEST_TMPDIR/before"
+	lb apply "$CONF"
+	lb save | lb apply -
+	diff "$BATS_TEST_TMPDIR/before" <(maps)
+}
+
+@test "diff shows what apply would change, and changes nothing" {
+	web
+	maps >"$BATS_TEST_TMPDIR/before"
+	sed -i -e 's/weight 3/weight 4/' -e '$d' "$CONF"
+	run -1 lb diff "$CONF"
+	[[ $output == "--- running
++++ $CONF
+@@ -1,5 +1,4 @@
+ service echo icmp 10.0.0.10
+-backend 10.0.0.2 service echo
+ service web tcp 10.0.0.20:80 mode dnat
+-backend 10.0.0.2 service web weight 3
++backend 10.0.0.2 service web weight 4
+ backend 10.0.0.3 service web" ]]
+	diff "$BATS_TEST_TMPDIR/before" <(maps)
+	echo 'backend h2' >>"$CONF"
+	run -2 --separate-stderr lb diff "$CONF"
+	[[ $stderr == *":7: 'h2' is not an address"* ]]
+}
+
+@test "what would cut connections at once must be forced" {
+	web
+	maps >"$BATS_TEST_TMPDIR/before"
+	: >"$CONF"
+	run -1 --separate-stderr lb apply "$CONF"
+	[[ $stderr == "lb.sh: none of the services that there are would be left: apply FILE force" ]]
+	printf 'service web tcp 10.0.0.20:80 mode dnat\n' >"$CONF"
+	run -1 --separate-stderr lb apply "$CONF"
+	[[ $stderr == "lb.sh: service 'web' would lose its last backend: apply FILE force" ]]
+	printf 'service web tcp 10.0.0.20:80 mode nat\nbackend 10.0.0.2\n' >"$CONF"
+	run -1 --separate-stderr lb apply "$CONF"
+	[[ $stderr == "lb.sh: service 'web' is 'service web tcp 10.0.0.20:80 mode dnat' now; what it is to be would break its connections: apply FILE force" ]]
+	lb save >"$CONF"
+	echo "seed 00112233445566778899aabbccddeeff" >>"$CONF"
+	run -1 --separate-stderr lb apply "$CONF"
+	[[ $stderr == "lb.sh: another seed would send connections to other backends: apply FILE force" ]]
+	diff "$BATS_TEST_TMPDIR/before" <(maps)
+	lb apply "$CONF" force
+	[[ $(lb save | head -n 1) == "seed 00112233445566778899aabbccddeeff" ]]
+	: >"$CONF"
+	lb apply "$CONF" force
+	[[ -z $(lb save) ]]
+}
+
+member_states() { # SERVICE
+	lb -j status | jq -c --arg name "$1" '.services[] | select(.name == $name).backends | map([.backend, .state]) | sort'
+}
+
+@test "a backend that leaves the file is drained, and goes with a sweep when it has no flows; or at once" {
+	web
+	on h1 ping -c 20 -i 0.01 -W 1 10.0.0.10 >"$BATS_TEST_TMPDIR/ping" # so the service is used
+	lb backend 10.0.0.3 service echo
+	lb timeout echo 9999
+	lb save >"$CONF"
+	for i in {1..20}; do on h1 ping -c 1 -W 1 10.0.0.10 >>"$BATS_TEST_TMPDIR/ping"; done
+	sed -i '/10.0.0.3 service echo/d' "$CONF"
+	lb apply "$CONF"
+	[[ $(member_states echo) == '[["10.0.0.2","active"],["10.0.0.3","leaving"]]' ]]
+	lb diff "$CONF"
+	lb save | diff "$CONF" -
+	lb sweep
+	[[ $(member_states echo) == *'["10.0.0.3","leaving"]'* ]]
+	lb timeout echo 1
+	echo_flows_are_over() {
+		lb sweep
+		[[ $(member_states echo) == '[["10.0.0.2","active"]]' ]]
+	}
+	await 30 echo_flows_are_over
+	# One that comes back while it leaves just stays.
+	lb backend 10.0.0.3 service echo
+	lb timeout echo 9999
+	for i in {1..20}; do on h1 ping -c 1 -W 1 10.0.0.10 >>"$BATS_TEST_TMPDIR/ping"; done
+	sed -i 's/^timeout echo.*/timeout echo 9999/' "$CONF"
+	lb apply "$CONF"
+	[[ $(member_states echo) == *'["10.0.0.3","leaving"]'* ]]
+	lb backend 10.0.0.3 service echo
+	[[ $(member_states echo) == '[["10.0.0.2","active"],["10.0.0.3","active"]]' ]]
+	lb apply "$CONF" now
+	[[ $(member_states echo) == '[["10.0.0.2","active"]]' ]]
+}
+
+@test "a service that gets another name keeps its ring and its counters" {
+	local id
+	web
+	id=$(map_dump services | jq '.[] | select(.value.name == "web").value.id')
+	sed -i 's/\bweb\b/site/g' "$CONF"
+	lb -v apply "$CONF" 2>"$BATS_TEST_TMPDIR/said"
+	! grep -q ring_fill "$BATS_TEST_TMPDIR/said"
+	[[ $(map_dump services | jq '.[] | select(.value.name == "site").value.id') == "$id" ]]
+}
+
+@test "the seed can be given, as long as no connection is moved by it" {
+	: >"$CONF"
+	lb apply "$CONF" force
+	lb seed 000102030405060708090a0b0c0d0e0f
+	[[ $(lb save) == 'seed 000102030405060708090a0b0c0d0e0f' ]]
+	lb service web tcp 10.0.0.20:80
+	lb backend 10.0.0.2
+	run -1 --separate-stderr lb seed 00112233445566778899aabbccddeeff
+	[[ $stderr == "lb.sh: another seed would send connections to other backends: delete the services first" ]]
+	lb seed 000102030405060708090a0b0c0d0e0f
+}
+
+@test "what is not confirmed in time is taken back, and what is confirmed stays" {
+	local before
+	web
+	before=$(lb save)
+	run -1 --separate-stderr lb confirm
+	[[ $stderr == "lb.sh: nothing waits to be confirmed" ]]
+	sed -i 's/weight 3/weight 9/' "$CONF"
+	run -0 lb apply "$CONF" confirm 1
+	[[ $output == "within 1 seconds: lb.sh confirm; or all is as it was" ]]
+	is_as_before() {
+		[[ $(lb save) == "$before" ]]
+	}
+	await 30 is_as_before
+	await 30 no_process
+	lb apply "$CONF" confirm 20 3>&-
+	lb confirm
+	pkill -x sleep -s "$(ip netns pids "${PREFIX}lb" | paste -sd,)" # it need not wait any longer
+	await 30 no_process
+	lb diff "$CONF"
+	run -2 --separate-stderr lb apply "$CONF" confirm soon
+	[[ $stderr == "lb.sh: 'soon' is no time to wait for lb.sh confirm: 1 to 99999 seconds are" ]]
+}
