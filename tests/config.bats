@@ -271,7 +271,7 @@ member_states() { # SERVICE
 	id=$(map_dump services | jq '.[] | select(.value.name == "web").value.id')
 	sed -i 's/\bweb\b/site/g' "$CONF"
 	lb -v apply "$CONF" 2>"$BATS_TEST_TMPDIR/said"
-	! grep -q ring_fill "$BATS_TEST_TMPDIR/said"
+	run -1 grep ring_fill "$BATS_TEST_TMPDIR/said"
 	[[ $(map_dump services | jq '.[] | select(.value.name == "site").value.id') == "$id" ]]
 }
 
