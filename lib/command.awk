@@ -123,13 +123,17 @@ function shift(first,    i) {
 	return arguments - first
 }
 
+# What nobody uses, as a command was killed, is not there for a change: it goes in any case.
 function begin_from_running(    i) {
 	config_copy("new", "is")
+	for (i = 1; i <= backend_count["new"]; i++)
+		if (!backend_uses["new", backend_name["new", i]])
+			delete is_backend["new", backend_name["new", i]]
 	services_now = backends_now = 0
 	for (i = 1; i <= service_count["new"]; i++)
 		services_now++
 	for (i = 1; i <= backend_count["new"]; i++)
-		backends_now++
+		backends_now += ("new", backend_name["new", i]) in is_backend
 }
 
 # Who leaves goes once he has no flows, and no slot that moves may be his.

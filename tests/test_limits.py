@@ -23,6 +23,13 @@ def refused(balancer, *words):
     return done.stderr
 
 
+def backend_row(balancer, number):
+    """Of one with an address of its own."""
+    encode, address = balancer.layout.encode, octets(f"198.18.{number >> 8}.{number & 255}")
+    source = octets("10.0.0.10")
+    return encode("backend_key", address=address), encode("backend", id=number, source=source)
+
+
 @contextlib.contextmanager
 def filled(balancer, name, entries):
     """The map has these, besides what it had."""
@@ -66,11 +73,10 @@ def test_there_can_be_4096_services(balancer):
 def test_there_can_be_65534_backends(balancer):
     encode, taken = balancer.layout.encode, set(balancer.backends().values())
     free = [number for number in range(1, MAX_BACKENDS + 1) if number not in taken]
-    entries = (
-        (encode("backend_key", address=octets(f"198.18.{i >> 8}.{i & 255}")), encode("backend", id=i))
-        for i in free
-    )
-    with filled(balancer, "backends", entries):
+    entries = (backend_row(balancer, i) for i in free)
+    other = balancer.services()["dns"]
+    uses = ((encode("member_key", service=other, backend=i), encode("member")) for i in free)
+    with filled(balancer, "backends", entries), filled(balancer, "members", uses):
         said = refused(balancer, "backend", "10.0.0.4", "service", "web")
         assert "there are 65534 backends, and that is the most there can be" in said
     assert "10.0.0.4" not in balancer.backends()
@@ -87,7 +93,8 @@ def test_a_service_can_have_4096_members_and_one_for_each_slot(balancer, size, m
         with pinned(f"{balancer.maps}/targets") as fd:
             for one in targets:
                 update(fd, *one)
-            with filled(balancer, "members", keys):
+            rows = (backend_row(balancer, i) for i in ids)
+            with filled(balancer, "backends", rows), filled(balancer, "members", keys):
                 shares = Counter(fill(balancer, service, size))
                 assert set(shares) == set(ids)
                 assert max(shares.values()) - min(shares.values()) <= 1

@@ -4,7 +4,7 @@ import pytest
 
 from balancer import index_key, octets
 from checks import both_families, send
-from bpfmaps import pinned, run_control, update
+from bpfmaps import pinned, run_control
 from frames import BACKENDS, TRACKED, Datagram, Host, Segment, Service, plain_error, returned, answer
 
 THIRD = Host("de:ad:be:ef:00:04", "10.0.0.4", "2001:db8::4")
