@@ -3,6 +3,7 @@
 
 verb_help() {
 	help_commands
+	help_files
 	help_words
 }
 
@@ -38,6 +39,17 @@ lb.sh [-n NETNS] [-i INSTANCE] [-j] [-v] COMMAND
   decap DEV [from PREFIX...] [gue-port PORT] [generic]
                                on a backend: unwraps packets of the modes ipip and gue, that these balancers
                                send (else anybody); decap DEV off ends it
+  sweep                        forget flows that need not be remembered any more, and backends that have left
+                               (for cron: each change does the first, apply both)
+  status                       services, backends and what became of their packets
+  log [count N]                packets as they are balanced, one a line, until ^C or N of them
+  help                         this
+END
+}
+
+help_files() {
+	cat <<'END'
+
   save                         what is running, as the lines that make it so
   check FILE                   is a file of such lines understood (- is standard input)?
   diff FILE                    what apply would change, as diff -u prints it; exit status 1 if there is anything
@@ -47,11 +59,6 @@ lb.sh [-n NETNS] [-i INSTANCE] [-j] [-v] COMMAND
                                many connections wants force. Taken back unless confirmed in time
   confirm                      what was applied stays
   seed HEX                     key of the hash that picks backends, 32 digits, equal on all balancers of a fleet
-  sweep                        forget flows that need not be remembered any more, and backends that have left
-                               (for cron: each change does the first, apply both)
-  status                       services, backends and what became of their packets
-  log [count N]                packets as they are balanced, one a line, until ^C or N of them
-  help                         this
 END
 }
 
