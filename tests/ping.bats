@@ -617,8 +617,8 @@ second_device() {
 		ended=0 after=$((after + 1))
 		KILL_AFTER=$after KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" \
 			backend 10.0.0.3 service quic quic-id 0a0b &>/dev/null || ended=$?
-		lb backend del 10.0.0.3 || ((after < 3)) # nobody knew of it yet
-		[[ $(map_dump members | jq length) == 1 && $(map_dump returns) == '[]' && $(map_dump quic_servers) == '[]' ]]
+		lb backend del 10.0.0.3 || ((ended == 137)) # it was no member yet
+		[[ $(map_dump backends | jq length) == 1 && $(map_dump members | jq length) == 1 && $(map_dump returns) == '[]' && $(map_dump quic_servers) == '[]' ]]
 	done
 	echo "after $after changes: status $ended"
 	((ended == 0 && after > 8))
