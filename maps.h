@@ -181,7 +181,7 @@ enum member_state {
 	MEMBER_ACTIVE = 0,
 	MEMBER_DRAINING = 1, /* gets no new flows and keeps the ones it has */
 	MEMBER_LEAVING = 2, /* likewise, and is deleted by a sweep when it has none */
-	MEMBER_GONE = 3, /* has no flows any more, and is about to be deleted */
+	MEMBER_GONE = 3, /* about to be deleted: its flows are to be forgotten */
 };
 
 enum member_slots {

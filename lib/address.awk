@@ -35,7 +35,7 @@ function address_or_dash(octets) {
 	return octets ~ /^[0,]*$/ ? "-" : address_text(octets)
 }
 
-# An endpoint's name, as lib/address.sh makes it.
+# An endpoint's name.
 function endpoint_text(address, port) {
 	if (port == 0)
 		return address

@@ -46,14 +46,18 @@ change_now() {
 
 # Does what PLAN says, line by line.
 plan_carry_out() {
-	local -a lines words warnings=()
-	local i=0
+	local -a lines words warnings=() neighbours=()
+	local i=0 failed=0
 	[[ ! -e $MAPS/new_rings ]] || run rm -rf "$MAPS/new_rings" # a command was killed
 	split_lines "$PLAN"
 	lines=("${ROWS[@]}")
 	while ((i < ${#lines[@]})); do
 		# shellcheck disable=SC2206 # words
 		words=(${lines[i]})
+		if [[ ${words[0]} != manage && ${#neighbours[@]} -gt 0 ]]; then # before a ring leads there
+			neighbours_manage "${neighbours[@]}"
+			neighbours=()
+		fi
 		case ${words[0]} in
 		batch)
 			BATCH=("${lines[@]:i+1:words[1]}")
@@ -61,8 +65,8 @@ plan_carry_out() {
 			maps_flush
 			i=$((i + words[1] + words[2]))
 			;;
-		address) if [[ ${words[1]} == add ]]; then address_add "${words[@]:2}"; else address_del "${words[@]:2}"; fi ;;
-		manage) neighbour_manage "${words[@]:1}" ;;
+		address) "address_${words[1]}" "${words[@]:2}" || failed=1 ;;
+		manage) neighbours+=("neigh replace ${words[1]} dev ${words[2]} managed extern_learn") ;;
 		release) neighbour_release "${words[@]:1}" ;;
 		rings) run mkdir -p "${words[1]}" ;;
 		rings-done) run rm -rf "${words[1]}" ;;
@@ -70,8 +74,9 @@ plan_carry_out() {
 		esac
 		i=$((i + 1))
 	done
-	wait
+	((${#neighbours[@]} == 0)) || neighbours_manage "${neighbours[@]}"
 	for i in "${warnings[@]}"; do warn "$i"; done
+	((failed == 0)) || exit 1
 }
 
 # The memory of flows ends where it is not needed any more, and backends go that were to leave and have no flows.

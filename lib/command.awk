@@ -52,6 +52,8 @@ function running(    place) {
 		return fail("bpftool could not read the maps in " MAPS)
 	if (!("service" in layout))
 		return fail("the loaded object does not describe its maps (no BTF)")
+	if (!("settings.confirm" in layout))
+		return fail("the instance was made by another version: " PROGRAM " down, then up")
 	running_end()
 	most["services"] = limit["rings"] - 1
 	most["backends"] = limit["targets"] - 1
@@ -68,8 +70,11 @@ function fail(text) {
 }
 
 function perform() {
-	if (task == "save")
+	if (task == "save") {
+		if (argument[2] == "seed") # for who must know all of it
+			seed["is"] = seed_running()
 		config_print("is")
+	}
 	else if (task == "decap")
 		print_decap(shift(1), word)
 	else if (task == "octets")
@@ -137,7 +142,7 @@ function begin_from_running(    i) {
 }
 
 # Who leaves goes once he has no flows, and no slot that moves may be his.
-function forget_who_left(    i, j, key, endpoint, w, place, octets) {
+function forget_who_left(    i, j, key, endpoint, w) {
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
 		for (j = 1; j <= member_count["new", key]; j++) {
@@ -160,15 +165,22 @@ function ring_is_steady(service_id,    place, octets) {
 # --- apply ---
 
 function apply(is_back,    i, now, force) {
-	now = force = is_back
+	now = 0
+	force = is_back
 	for (i = 5; i <= arguments; i++) {
 		now = now || argument[i] == "now"
 		force = force || argument[i] == "force"
 	}
 	confirm["new"] = is_back ? 0 : argument[4]
+	if (is_back && !seed_is_given && seed["new"] == seed_running())
+		seed["new"] = "" # which nobody gave
+	if (confirm["new"] && confirm["is"])
+		return refuse("an earlier apply waits for " PROGRAM " confirm")
 	# Only what differs is looked up again.
 	split("", touched_service)
 	split("", touched_backend)
+	split("", touched_vip)
+	split("", touched_source)
 	keep_who_leaves(now)
 	if (!force)
 		require_harmless()
@@ -210,10 +222,11 @@ function keep_leaving(key, endpoint,    quic) {
 }
 
 # What would cut many connections at once is hardly meant.
-function require_harmless(    i, key, some) {
-	some = 0
+function require_harmless(    i, key, some, served) {
+	some = served = 0
 	for (i = 1; i <= service_count["is"]; i++) {
 		key = service_key["is", i]
+		served += has_members("is", key)
 		if (("new", key) in is_service) {
 			some = 1
 			if (is_replaced(key))
@@ -222,7 +235,7 @@ function require_harmless(    i, key, some) {
 				refuse("service '" service["new", key, "name"] "' would lose its last backend: apply FILE force")
 		}
 	}
-	if (service_count["is"] && !some)
+	if (served && !some)
 		refuse("none of the services that there are would be left: apply FILE force")
 	if (seed["new"] != "" && seed["new"] != seed_running() && memberships["is"])
 		refuse("another seed would send connections to other backends: apply FILE force")

@@ -43,13 +43,6 @@ function service_remove(m, key,    i) {
 	delete service_named[m, service[m, key, "name"]]
 }
 
-function service_rename(m, key, name) {
-	if (service_named[m, service[m, key, "name"]] == key)
-		delete service_named[m, service[m, key, "name"]]
-	service[m, key, "name"] = name
-	service_named[m, name] = key
-}
-
 function backend_add(m, endpoint, address, port) {
 	if (!((m, endpoint) in backend_uses))
 		backend_name[m, ++backend_count[m]] = endpoint
@@ -165,7 +158,7 @@ function config_print(m,    i, n, name, text) {
 		print_service(m, service_named[m, name[i]])
 	n = 0
 	for (i = 1; i <= backend_count[m]; i++)
-		if ((m, backend_name[m, i]) in is_backend && backend[m, backend_name[m, i], "state"] == "down")
+		if ((m, backend_name[m, i]) in is_backend && backend[m, backend_name[m, i], "state"] == "down" && is_in_use(m, backend_name[m, i]))
 			name[++n] = sort_text(m, backend_name[m, i])
 	sort(name, n)
 	for (i = 1; i <= n; i++) {
@@ -178,7 +171,7 @@ function print_sources(m, family,    i, address) {
 	for (i = 1; i <= source_count[m]; i++) {
 		address = source_at[m, i]
 		if ((address ~ /:/ ? 6 : 4) == family)
-			print "snat " address (source_device[m, address] == "" ? "" : " dev " source_device[m, address])
+			print "snat " address (source_device[m, address] ~ /^(#.*)?$/ ? "" : " dev " source_device[m, address])
 	}
 }
 
@@ -200,6 +193,14 @@ function is_wanted(m, key, endpoint) {
 	return (m, key, endpoint) in member && member_state[m, key, endpoint] !~ /^(leaving|gone)$/
 }
 
+# Is it wanted by any service?
+function is_in_use(m, endpoint,    i) {
+	for (i = 1; i <= service_count[m]; i++)
+		if ((m, service_key[m, i]) in is_service && is_wanted(m, service_key[m, i], endpoint))
+			return 1
+	return 0
+}
+
 function service_line(m, key,    line, quic) {
 	line = "service " service[m, key, "name"] " " key
 	if (service[m, key, "mode"] != "nat")
@@ -219,7 +220,7 @@ function service_line(m, key,    line, quic) {
 		line = line " quic " quic[1] (quic[2] == 1 ? "" : " quic-offset " quic[2])
 	}
 	return line (service[m, key, "noaddress"] ? " noaddress" : "") \
-		(service[m, key, "device"] == "" ? "" : " dev " service[m, key, "device"])
+		(service[m, key, "device"] ~ /^(#.*)?$/ ? "" : " dev " service[m, key, "device"])
 }
 
 function print_member(m, key, endpoint,    line) {

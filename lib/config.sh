@@ -18,24 +18,30 @@ verb_check() {
 	(config check "$FILE" "$FILE_NAME" </dev/null)
 }
 
-# verb save: what is running, in canonical order.
-verb_save() {
-	(($# == 0)) || misuse "save takes no words, and '$1' is one"
+# Sets SAVED to what is running, in canonical order; with `seed` its seed in any case.
+config_save() {
 	instance_require_pins
 	instance_require_version
-	(config_running save)
+	SAVED=$(config_running save "$@") || exit
+	[[ $SAVED != foreign* ]] || { STATE_NETNS=${SAVED#foreign } && instance_require_netns; }
 }
 
-# verb diff FILE: what apply FILE would change, as diff -u prints it. Exit status 0: nothing, 1: something, 2: not understood.
+# verb save: what is running, as lines.
+verb_save() {
+	(($# == 0)) || misuse "save takes no words, and '$1' is one"
+	config_save
+	[[ -z $SAVED ]] || printf '%s\n' "$SAVED"
+}
+
+# verb diff FILE: what apply FILE would change, as diff -u prints it. Exit status 0: nothing, 1: something, 2: it cannot be said.
 verb_diff() {
-	local now wanted
+	local wanted
 	config_file diff "$@"
 	(($# == 1)) || misuse "'$2' is too much: diff $1 is all"
 	wanted=$(config print "$FILE" "$FILE_NAME" </dev/null) || exit 2
-	instance_require_pins
-	instance_require_version
-	now=$(config_running save) || exit 2
-	diff -u --label running --label "$FILE_NAME" <(printf '%s\n' "$now") <(printf '%s\n' "$wanted")
+	(config_save) >/dev/null || exit 2
+	config_save
+	diff -u --label running --label "$FILE_NAME" <(printf '%s\n' "$SAVED") <(printf '%s\n' "$wanted")
 }
 
 # verb apply FILE [now] [force] [confirm SECONDS]: makes what is running what the file says.
@@ -68,25 +74,24 @@ verb_apply() {
 # is begun before the change, knows what was before, and has nothing to do with the terminal. Sets TOKEN, which he looks for
 # among the settings.
 confirm_expect() { # SECONDS
-	local saved
 	TOKEN=$((RANDOM << 30 | RANDOM << 15 | RANDOM | 1))
-	saved=$(config_running save)
+	config_save seed
 	( # whose child is nobody's that we wait for
 		exec {LOCK}<&-
-		setsid "$HERE/lb.sh" -i "$INSTANCE" rollback "$TOKEN" "$1" <<<"$saved" &>/dev/null &
+		setsid "$HERE/lb.sh" -i "$INSTANCE" rollback "$TOKEN" "$1" <<<"$SAVED" &>/dev/null &
 	)
 }
 
 # verb rollback TOKEN SECONDS: for confirm_expect(), with what was before on standard input.
 verb_rollback() {
-	local before
+	local before said LOCK_WAIT=3600
 	before=$(cat)
 	sleep "$2"
 	change_begin
 	exec {FILE}<<<"$before"
-	change_now rollback "/dev/fd/$FILE" 'what was before' "$1"
-	[[ -z $PLAN ]] || ! command -v logger >/dev/null ||
-		logger -t "$PROGRAM" "instance $INSTANCE: not confirmed within $2 seconds, so all is as it was"
+	said=$(change_now rollback "/dev/fd/$FILE" 'what was before' "$1" 2>&1 && echo "${PLAN:+all is as it was}") || true
+	[[ -z $said ]] || ! command -v logger >/dev/null ||
+		logger -t "$PROGRAM" "instance $INSTANCE: not confirmed within $2 seconds: $said"
 }
 
 # verb confirm: the last apply stays.

@@ -59,6 +59,8 @@ function encode(words, old,    word, n, i, at, field, value, place, octet, part,
 }
 
 function field_octets(kind, size, value) {
+	if (kind == "number" && value !~ /^[0-9]+$/ && !(value in layout))
+		return fail("the loaded object knows no " value ": another version?")
 	if (kind == "number")
 		return little_endian(value in layout ? layout[value] : value, size)
 	if (kind == "network")

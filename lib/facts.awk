@@ -20,12 +20,13 @@ function json_field(name, text,    value) {
 	return value
 }
 
-# Fills ifindex_of[NAME], name_of_link[INDEX], attached[NAME] (with our balancer), and holder[ADDRESS], the interface that has it.
+# Fills ifindex_of[NAME], name_of_link[INDEX], link_program[NAME], holder[ADDRESS], the interface that has it, and of neighbours
+# is_managed[DEVICE, ADDRESS], and is_static: somebody made the entry by hand.
 function facts_read(    part, i, n, name, address, j, m) {
 	if (facts_known)
 		return
 	facts_known = 1
-	ask("link show\naddr show")
+	ask("link show\naddr show\nneigh show")
 	n = split(answer[1], part, "{\"ifindex\":")
 	for (i = 2; i <= n; i++) {
 		name = json_field("ifname", part[i])
@@ -37,17 +38,32 @@ function facts_read(    part, i, n, name, address, j, m) {
 	}
 	n = split(answer[2], part, "{\"ifindex\":")
 	for (i = 2; i <= n; i++) {
-		m = split(part[i], address, "\"local\":\"")
+		m = split(part[i], address, "\"family\":\"inet6?\",\"local\":\"") # and not a tunnel's
 		for (j = 2; j <= m; j++) {
 			sub(/".*/, "", address[j])
 			holder[address[j]] = json_field("ifname", part[i])
 		}
 	}
+	n = split(answer[3], part, "{\"dst\":")
+	for (i = 2; i <= n; i++) {
+		name = json_field("dev", part[i])
+		address[1] = substr(part[i], 2, index(substr(part[i], 2), "\"") - 1)
+		if (part[i] ~ /"PERMANENT"/)
+			is_static[name, address[1]] = 1
+		else if (part[i] ~ /"managed"/)
+			is_managed[name, address[1]] = 1
+	}
 }
 
+# "#7" for one that is gone.
 function link_name(ifindex) {
 	facts_read()
-	return name_of_link[ifindex]
+	return ifindex in name_of_link ? name_of_link[ifindex] : "#" ifindex
+}
+
+# The reverse; 0 for none.
+function link_number(name) {
+	return name ~ /^#/ ? substr(name, 2) : (name in ifindex_of) ? ifindex_of[name] : 0
 }
 
 function is_attached(name) {
@@ -73,10 +89,9 @@ function first_attached(    name, first) {
 	return first
 }
 
-# Of each route_to[1..routes], an address: route_type, none if it leads nowhere, route_device, route_nexthop, route_source, and
-# nexthop_is_static[DEVICE, ADDRESS] if somebody made a neighbour entry for the next hop by hand. Of several next hops it is
-# the one for packets from the source that the route prefers.
-function routes_read(    i, j, list, address, key) {
+# Of each route_to[1..routes], an address: route_type, none if it leads nowhere, route_device, route_nexthop and route_source. Of
+# several next hops it is the one for packets from the source that the route prefers.
+function routes_read(    i, j, list) {
 	for (i = 1; i <= routes; i++)
 		route_type[route_to[i]] = "none"
 	for (i = 1; i <= routes; i = j) {
@@ -97,23 +112,6 @@ function routes_read(    i, j, list, address, key) {
 			continue
 		ask(substr(list, 2))
 		routes_note()
-	}
-	for (i = 1; i <= routes; i = j) {
-		list = ""
-		for (j = i; j <= routes && j < i + 1000; j++) {
-			address = route_to[j]
-			key = route_device[address] SUBSEP route_nexthop[address]
-			if (route_type[address] != "unicast" || (key in nexthop_asked))
-				continue
-			nexthop_asked[key] = 1
-			list = list "\nneigh show " route_nexthop[address] " dev " route_device[address]
-		}
-		if (list == "")
-			continue
-		ask(substr(list, 2))
-		for (key = 1; key <= answers; key++)
-			if (answer[key] ~ /"PERMANENT"/)
-				nexthop_is_static[json_field("dst", answer[key])] = 1
 	}
 }
 

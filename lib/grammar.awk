@@ -206,7 +206,7 @@ function parse_ring(value,    i) {
 
 # A name belongs to one protocol, address and port, and these to one name. A service that changed its mode, hash,
 # ring or quic would break the flows that it has.
-function service_set(name, protocol, key,    old, other) {
+function service_set(name, protocol, key,    old) {
 	old = service_named["new", name]
 	if (old != "" && old != key)
 		return refuse("service '" name "' is " old " already" remedy(old, name))
@@ -224,7 +224,7 @@ function service_set(name, protocol, key,    old, other) {
 		service["new", key, "track"] = given["track"]
 	service["new", key, "noaddress"] = given["noaddress"] != ""
 	service["new", key, "device"] = given["device"]
-	touched_service[key] = 1
+	touched_service[key] = touched_vip[key] = 1
 	return 1
 }
 
@@ -546,6 +546,7 @@ function source_add(address, device,    i, same) {
 		source_at["new", ++source_count["new"]] = address
 	}
 	source_device["new", address] = device
+	touched_source[address] = 1
 	return 1
 }
 
@@ -615,6 +616,10 @@ function print_decap(n, word,    i, sources, port, mode, wrong) {
 
 # --- Files ---
 
+BEGIN {
+	MOST_INCLUDES = 18
+}
+
 # Of a path that a line names, as seen from the file that it is in.
 function path_from(file, path) {
 	if (path ~ /^\// || file !~ /\//)
@@ -624,9 +629,15 @@ function path_from(file, path) {
 }
 
 # All lines of a file, shown under this name; `inside` are the files that it is included by, with line breaks around.
-function read_file(path, name, inside,    n, text, result, number, word) {
+function read_file(path, name, inside,    n, text, result, number, word, quoted) {
 	if (index(inside, "\n" name "\n"))
 		return misuse("'" name "' includes itself")
+	if (split(inside, word, "\n") > MOST_INCLUDES)
+		return misuse("'" name "' is included by too many files: one by the other, " MOST_INCLUDES - 2)
+	quoted = path
+	gsub(/'/, "'\\''", quoted)
+	if (system("test -r '" quoted "' -a ! -d '" quoted "'"))
+		return misuse("'" name "' cannot be read")
 	inside = inside name "\n"
 	number = 0
 	while ((result = (getline text < path)) > 0) {
@@ -634,7 +645,7 @@ function read_file(path, name, inside,    n, text, result, number, word) {
 		WHERE = name ":" number ": "
 		sub(/\r$/, "", text)
 		sub(/(^|[ \t])#.*/, "", text)
-		n = split_words(text, word)
+		n = split(text, word, " ")
 		if (!n)
 			continue
 		if (word[1] != "include") {
@@ -646,13 +657,6 @@ function read_file(path, name, inside,    n, text, result, number, word) {
 		else if (read_file(path_from(path, word[2]), path_from(name, word[2]), inside))
 			WHERE = name ":" number ": "
 	}
-	if (result < 0)
-		return misuse("'" name "' cannot be read")
 	close(path)
 	return 1
-}
-
-# split(), which leaves words of an earlier line in place otherwise.
-function split_words(text, word) {
-	return split(text, word, " ")
 }

@@ -13,9 +13,9 @@ address_holder() {
 address_add() {
 	if [[ $1 == *:* ]]; then
 		# Deprecated, or the host may choose it as the source address of other traffic, towards backends too.
-		run ip addr add "$1/128" dev "$2" nodad preferred_lft 0
+		run ip addr add "$1/128" dev "$2" nodad preferred_lft 0 || return
 	else
-		run ip addr add "$1/32" dev "$2"
+		run ip addr add "$1/32" dev "$2" || return
 	fi
 	address_announce "$1" "$2"
 }

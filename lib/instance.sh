@@ -20,7 +20,7 @@ instance_choose() {
 # neighbours. The lock is held by an open descriptor, so it ends with the command, however that ends.
 lock() {
 	exec {LOCK}</proc/self/ns/net
-	flock -w 60 "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
+	flock -w "${LOCK_WAIT:-60}" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
 }
 
 # For what makes or removes an instance: one at a time everywhere, as they share a directory.
@@ -93,6 +93,7 @@ instance_create() {
 	if [[ -d $CONTROL ]]; then instance_require_version; else control_load; fi
 	state_read
 	layout_require
+	[[ -n ${LAYOUT[settings.confirm]:-} ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM down, then up"
 	((STATE_NETNS)) || settings_init
 	control_run clock_start "the clock cannot be read"
 }

@@ -9,7 +9,7 @@ BATCH=()
 CHECKS=() # of each control program in BATCH, what it means when it returns anything but 0
 
 maps_flush() {
-	local output rest
+	local output rest i
 	local -a checks
 	((${#BATCH[@]})) || return 0
 	checks=("${CHECKS[@]}")
@@ -20,10 +20,10 @@ maps_flush() {
 		[[ ! $output =~ \"error\":\"([^\"]*) ]] || output=${BASH_REMATCH[1]}
 		die "the kernel refused a change: $output"
 	}
-	while [[ $output =~ \"retval\":([0-9]+)(.*) ]]; do
-		output=${BASH_REMATCH[2]}
-		((BASH_REMATCH[1] == 0)) || die "${checks[0]}"
-		checks=("${checks[@]:1}")
+	((${#checks[@]})) || return 0
+	split_lines "$(grep -o '"retval":[0-9]*' <<<"$output")"
+	for i in "${!ROWS[@]}"; do
+		[[ ${ROWS[i]} == *:0 ]] || die "${checks[i]}"
 	done
 }
 

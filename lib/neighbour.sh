@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The neighbour entries of next hops, which the kernel keeps resolved for us ("managed", Linux 5.16).
 
-# neighbour_manage ADDRESS DEVICE, in the background.
-neighbour_manage() {
-	run ip neigh replace "$1" dev "$2" managed extern_learn ||
-		warn "$1 on $2 cannot be made a managed neighbour; it is resolved only while the host uses it" &
+# neighbours_manage COMMAND...: one of ip's for each.
+neighbours_manage() {
+	local command
+	if (($# > 8)); then # by one process
+		printf '%s\n' "$@" | run ip -force -batch - || warn "not all next hops can be made managed neighbours; they are resolved only while the host uses them"
+		return
+	fi
+	for command; do
+		# shellcheck disable=SC2086 # words
+		run ip $command || warn "ip $command: not done, so it is resolved only while the host uses it"
+	done
 }
 
 # neighbour_release IFINDEX ADDRESS: gives up an entry that we kept, unless another instance here has it too.
 neighbour_release() {
 	local device entry
-	! grep -qxF "$1,$2" < <(instances_here neighbours) || return 0
-	links_read
+	if [[ -z ${NEIGHBOURS_ELSEWHERE+known} ]]; then
+		NEIGHBOURS_ELSEWHERE=$'\n'$(instances_here neighbours)$'\n'
+		links_read
+	fi
+	[[ $NEIGHBOURS_ELSEWHERE != *$'\n'"$1,$2"$'\n'* ]] || return 0
 	device=${LINK_NAME[$1]:-}
 	# An interface that is gone took its neighbours with it.
 	[[ -n $device ]] || return 0

@@ -5,16 +5,18 @@
 #	batch LINES CHECKS	then so many lines for bpftool, and what it means when one of the programs that they run fails
 #	address add ADDRESS DEVICE, address del ADDRESS DEVICE
 #	manage ADDRESS DEVICE	its neighbour entry; release IFINDEX ADDRESS
-#	rings DIRECTORY		which was made for the rings of a batch, and can go
-#	warn TEXT, say TEXT
+#	rings DIRECTORY		is to be made, for the rings of the batches that follow; rings-done DIRECTORY: and can go
+#	warn TEXT
 #
-# Each map is compared with what it should hold, row by row; so what a killed command has left undone is done by the next. What
+# Each map is compared with what it should hold, row by row; so what a killed command has left half done the next one completes,
+# or takes back. What
 # cannot be seen from the rows is marked in them: MEMBER_STALE, BACKEND_GOING (which of both ways does not matter). The order is such that a packet finds a ring
 # before a service leads there, a backend before a ring does, and who speaks for a service before it is sent anything.
 #
 # Also read: touched_service[KEY] and touched_backend[ENDPOINT], which a command is about. What it says is looked up again.
 
 function plan() {
+	facts_read()
 	index_is_dirty = 1 # the last command may have been killed before it was filled
 	plan_ids()
 	plan_routes()
@@ -104,8 +106,6 @@ function plan_ids(    row, ids, i, key) {
 		split(row, ids, ",")
 		service_id_taken[ids[1]] = backend_id_taken[quic_row[row]] = 1
 	}
-	for (row in ring_row)
-		service_id_taken[row] = 1
 	for (row in key_of)
 		service_id_taken[row] = 1
 	for (row in backend_of)
@@ -120,6 +120,8 @@ function plan_ids(    row, ids, i, key) {
 			is_new_service[key] = 1
 			while ((++last_service_id) in service_id_taken)
 				;
+			if (last_service_id > most["services"])
+				return refuse("there is no room for service '" service["new", key, "name"] "' beside those that it comes after: fewer changes at a time")
 			id["new", key] = last_service_id
 		}
 	}
@@ -133,6 +135,8 @@ function plan_ids(    row, ids, i, key) {
 			is_new_backend[key] = touched_backend[key] = 1
 			while ((++last_backend_id) in backend_id_taken)
 				;
+			if (last_backend_id > most["backends"])
+				return refuse("there is no room for backend " key " beside those that it comes after: fewer changes at a time")
 			id["new", key] = last_backend_id
 		}
 	}
@@ -162,19 +166,43 @@ function plan_routes(    i, endpoint, words, address) {
 			route_to[++routes] = backend["new", endpoint, "address"]
 	}
 	routes_read()
-	for (endpoint in touched_backend) {
+	for (i = 1; i <= backend_count["new"]; i++) {
+		endpoint = backend_name["new", i]
+		address = backend["new", endpoint, "address"]
 		if (!(("new", endpoint) in is_backend))
 			continue
-		address = backend["new", endpoint, "address"]
-		WHERE = endpoint in backend_where ? backend_where[endpoint] : ""
-		if (route_type[address] == "local")
+		if (!(endpoint in backend_where)) { # which no line is about
+			if ((endpoint in touched_backend) && route_type[address] != "unicast")
+				route_type[address] = "none"
+			continue
+		}
+		WHERE = backend_where[endpoint]
+		split(backend_row[endpoint], words, " ")
+		if (route_type[address] == "local" || is_own(address))
 			refuse("'" address "' is an address of this host: a backend is another one")
-		else if (route_type[address] !~ /^(none|unicast)$/)
-			refuse("'" address "' is a " route_type[address] " address: a backend is one host")
-		else if (route_type[address] == "unicast" && route_nexthop[address] != address)
-			refuse_dsr(endpoint, route_nexthop[address])
+		else if (endpoint in touched_backend) {
+			if (route_type[address] !~ /^(none|unicast)$/)
+				refuse("'" address "' is a " route_type[address] " address: a backend is one host")
+			else if (route_type[address] == "unicast" && route_nexthop[address] != address)
+				refuse_dsr(endpoint, route_nexthop[address])
+		} else if (words[7] != "-" && words[7] != address)
+			refuse_dsr(endpoint, words[7])
 	}
 	WHERE = ""
+}
+
+# Will it be one that we add to the host?
+function is_own(address,    i, key) {
+	for (i = 1; i <= source_count["new"]; i++)
+		if (source_at["new", i] == address)
+			return 1
+	if (!vips_known++)
+		for (i = 1; i <= service_count["new"]; i++) {
+			key = service_key["new", i]
+			if (("new", key) in is_service && !service["new", key, "noaddress"])
+				is_vip[service["new", key, "vip"]] = 1
+		}
+	return address in is_vip
 }
 
 # A router would send a packet for the VIP back to us.
@@ -187,7 +215,8 @@ function refuse_dsr(endpoint, router,    i, key) {
 }
 
 # Which VIPs and source addresses are to be added to which interface: add_to[ADDRESS] = DEVICE; and note[ADDRESS], the number of the
-# interface that we added it to, 0 if it is the host's own.
+# interface that we added it to, 0 if it is the host's own. One that the host had without us, and has lost, is not for us to
+# add, unless it is what the line is about.
 function plan_addresses(    i, key, address) {
 	for (i = 1; i <= service_count["is"]; i++) {
 		key = service_key["is", i]
@@ -200,19 +229,28 @@ function plan_addresses(    i, key, address) {
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
 		if (("new", key) in is_service && !service["new", key, "noaddress"])
-			plan_address(service["new", key, "vip"], service["new", key, "device"], service_where[key])
+			plan_address(service["new", key, "vip"], service["new", key, "device"], service_where[key], vip_is_meant(key))
 	}
-	for (i = 1; i <= source_count["new"]; i++)
-		plan_address(source_at["new", i], source_device["new", source_at["new", i]], "")
+	for (i = 1; i <= source_count["new"]; i++) {
+		address = source_at["new", i]
+		plan_address(address, source_device["new", address], "", (address in touched_source) || source_row[address] == "")
+	}
 	plan_devices()
 }
 
-function plan_address(address, device, where) {
-	facts_read()
+# Is the service new, or a line about it, or is its address to be found elsewhere than it was?
+function vip_is_meant(key) {
+	return (key in is_new_service) || (key in touched_vip) || service["is", key, "noaddress"] + 0 != service["new", key, "noaddress"] + 0 || \
+		service["is", key, "device"] != service["new", key, "device"]
+}
+
+function plan_address(address, device, where, is_meant) {
 	note[address] += 0
-	if ((address in holder) || (address in add_to))
+	if ((address in holder) || (address in add_to) || !(is_meant || note[address]))
 		return
-	if (device == "" && first_attached() == "") {
+	if (device ~ /^#/ || device == "" && first_attached() == "") {
+		if (!is_meant)
+			return
 		WHERE = where
 		refuse("no device is up that could have " address ": " PROGRAM " up DEV, or say noaddress")
 		WHERE = ""
@@ -242,7 +280,14 @@ function plan_devices(    i, j, list, address) {
 
 # --- Settings ---
 
-function emit_settings(    i, words) {
+function emit_settings(    i, words, row, w) {
+	if (seed["new"] != "" && seed["new"] != seed_running())
+		for (row in member_row) { # all rings are to be filled anew, also if we are killed
+			split(member_row[row], w, " ")
+			if (w[2] != "gone")
+				write_member(row, w[1] " " w[2])
+			member_row[row] = w[1] " " w[2] " stale " w[4]
+		}
 	words = ""
 	for (i = 1; i <= timeouts; i++)
 		if (timeout["is", timeout_name[i]] != timeout["new", timeout_name[i]])
@@ -300,12 +345,12 @@ function emit_addresses_del(    address) {
 
 # --- Source addresses: noted, then added to the host, and only then used; and the other way round ---
 
-function emit_sources_add(    i, address, rest) {
+function emit_sources_add(    i, address) {
 	source_changes = source_counts != source_number("new", 4) " " source_number("new", 6) || source_count["is"] != source_count["new"]
 	for (i = 1; i <= source_count["new"]; i++) {
 		address = source_at["new", i]
 		source_wanted[address] = 1
-		if (source_at["is", i] != address || source_row[address] != note[address] + 0 " " ifindex_of[source_device["new", address]] + 0 || (address in add_to))
+		if (source_at["is", i] != address || source_row[address] != note[address] + 0 " " link_number(source_device["new", address]) || (address in add_to))
 			source_changes = 1
 	}
 	if (!source_changes)
@@ -348,7 +393,7 @@ function write_sources(which,    i, address, used, rest, count4, count6) {
 
 # Without blanks.
 function source_octets(address,    text) {
-	text = encode("snat_address address=" address " ifindex=" note[address] + 0 " device=" ifindex_of[source_device["new", address]] + 0)
+	text = encode("snat_address address=" address " ifindex=" note[address] + 0 " device=" link_number(source_device["new", address]))
 	gsub(/ /, "", text)
 	return text
 }
@@ -376,7 +421,6 @@ function add_address(address) {
 
 # Takes an address off the interface of that number, which we added it to, unless somebody else of us wants it.
 function del_address(address, ifindex,    i, key) {
-	facts_read()
 	if (!ifindex || holder[address] == "" || ifindex_of[holder[address]] != ifindex || (address in source_wanted))
 		return
 	for (i = 1; i <= service_count["new"]; i++) {
@@ -391,19 +435,30 @@ function del_address(address, ifindex,    i, key) {
 # --- Backends ---
 
 # Their targets first: the row in `backends` says that it is done. What we do to a neighbour is written down before it is done.
-function emit_backends(    i, endpoint, words, row, state) {
+function emit_backends(    i, endpoint, words, row) {
+	for (i = 1; i <= backend_count["new"]; i++) {
+		endpoint = backend_name["new", i]
+		if (!(("new", endpoint) in is_backend))
+			continue
+		split(backend_words(endpoint), words, " ")
+		if (words[8] == 1)
+			is_kept[words[6] " " words[7]] = 1
+	}
 	for (i = 1; i <= backend_count["new"]; i++) {
 		endpoint = backend_name["new", i]
 		if (!(("new", endpoint) in is_backend))
 			continue
 		row = backend_words(endpoint)
 		split(row, words, " ")
+		if (words[8] == 1 && !((name_of_link[words[6]], words[7]) in is_managed) && !((name_of_link[words[6]], words[7]) in is_static))
+			managed[words[7] " " name_of_link[words[6]]] = 1
 		if (backend_row[endpoint] != "" && !index(backend_row[endpoint], " " words[5] " ")) { # it comes up, or goes down
 			turns[endpoint] = words[5]
 			sub(" " words[5] " ", " going ", row)
 		}
 		if (row == backend_row[endpoint] && !(endpoint in touched_backend) && !(endpoint in turns))
 			continue
+		release_old(endpoint)
 		if (!(endpoint in turns))
 			emit_target(endpoint, words)
 		if (row != backend_row[endpoint])
@@ -412,12 +467,7 @@ function emit_backends(    i, endpoint, words, row, state) {
 			emit_target(endpoint, words)
 		if (words[8] == 1 && (endpoint in touched_backend))
 			managed[words[7] " " name_of_link[words[6]]] = 1
-		release_old(endpoint, words[6] "," words[7], words[8])
 	}
-	emit_managed()
-}
-
-function emit_managed(    row) {
 	for (row in managed)
 		act("manage " row)
 }
@@ -428,8 +478,8 @@ function backend_words(endpoint,    words, address, known, text) {
 	text = id["new", endpoint] " " address " " backend["new", endpoint, "port"] " "
 	if (endpoint in touched_backend) {
 		known = route_type[address] == "unicast"
-		text = text backend_source(endpoint) " " backend["new", endpoint, "state"] " " (known ? ifindex_of[route_device[address]] : 0) " " \
-			(known ? route_nexthop[address] : "-") " " (known && !(route_nexthop[address] in nexthop_is_static))
+		text = text backend_source(endpoint) " " backend["new", endpoint, "state"] " " (known ? ifindex_of[route_device[address]] + 0 : 0) " " \
+			(known ? route_nexthop[address] : "-") " " (known && !((route_device[address], route_nexthop[address]) in is_static))
 	} else {
 		split(backend_row[endpoint], words, " ")
 		text = text words[4] " " backend["new", endpoint, "state"] " " words[6] " " words[7] " " words[8]
@@ -449,7 +499,7 @@ function write_backend(endpoint, row,    w) {
 
 # What we say of it; the rest, above all the next hop, is the datapath's.
 function emit_target(endpoint, w,    words, old, now, state) {
-	state = turns[endpoint] == "down" ? "LEAVING" : toupper(w[5])
+	state = (endpoint in turns) && turns[endpoint] == "down" ? "LEAVING" : toupper(w[5])
 	words = "target address=" w[2] " port=" w[3] (w[4] == "-" ? " source=" zeros(16) : " source=" w[4]) " mtu=" w[9] " state=TARGET_" state
 	if (endpoint in is_new_backend) {
 		update("backend_counters", encode(w[1]), encode("backend_counters"))
@@ -471,39 +521,27 @@ function zeros(n,    text) {
 	return text
 }
 
-# The neighbour entry that we kept for it, where that is another by now.
-function release_old(endpoint, kept, is_managed,    old) {
+# The neighbour entry that its row says we keep, unless that is kept for another, or it still.
+function release_old(endpoint,    old) {
 	split(backend_row[endpoint], old, " ")
-	if (old[8] == 1 && !(is_managed == 1 && old[6] "," old[7] == kept))
-		releases[old[6] " " old[7]] = 1
-}
-
-function emit_releases(    i, endpoint, row, w) {
-	for (i = 1; i <= backend_count["new"]; i++) {
-		endpoint = backend_name["new", i]
-		if (!(("new", endpoint) in is_backend))
-			continue
-		split(backend_words(endpoint), w, " ")
-		if (w[8] == 1)
-			delete releases[w[6] " " w[7]]
-	}
-	for (row in releases)
-		act("release " row)
+	if (old[8] != 1 || ((old[6] " " old[7]) in is_kept))
+		return
+	is_kept[old[6] " " old[7]] = 1 # no second time
+	act("release " old[6] " " old[7])
 }
 
 # Nobody names them any more.
 function emit_unused_backends(    endpoint, w) {
 	for (endpoint in backend_row) {
-		if (("new", endpoint) in is_backend)
+		if (("new", endpoint) in is_backend || backend_row[endpoint] == "")
 			continue
 		split(backend_row[endpoint], w, " ")
 		update("targets", encode(w[1]), encode("target"))
-		if (w[8] == 1)
-			releases[w[6] " " w[7]] = 1
-		unused[endpoint] = 1
 	}
-	emit_releases()
-	for (endpoint in unused) {
+	for (endpoint in backend_row) {
+		if (("new", endpoint) in is_backend || backend_row[endpoint] == "")
+			continue
+		release_old(endpoint)
 		split(backend_row[endpoint], w, " ")
 		remove("backends", encode("backend_key address=" w[2] " port=" w[3]))
 	}
@@ -512,23 +550,27 @@ function emit_unused_backends(    endpoint, w) {
 # --- Rings ---
 
 # A ring of its own for each new service, all slots empty. Nobody knows of them before the service is written.
-function emit_new_rings(    i, key, map, other) {
+function emit_new_rings(    i, key, map, pin) {
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
 		if (!(("new", key) in is_service) || !(key in is_new_service))
 			continue
-		map = service["new", key, "ring"] == DEFAULT_RING ? "rings" : "sized_rings"
-		other = MAPS "/new_rings/" id["new", key]
+		map = ring_map(key)
+		pin = MAPS "/new_rings/" id["new", key]
 		if (!new_rings++)
 			act("rings " MAPS "/new_rings")
-		batch("map create " other " type array key 4 value " layout["ring_slot"] " entries " service["new", key, "ring"] \
+		batch("map create " pin " type array key 4 value " layout["ring_slot"] " entries " service["new", key, "ring"] \
 			" name ring flags " (map == "rings" ? 0 : "0x1000")) # BPF_F_INNER_MAP: they may differ in size
-		batch("map update pinned " MAPS "/" map " key hex " encode(id["new", key]) "value pinned " other)
+		batch("map update pinned " MAPS "/" map " key hex " encode(id["new", key]) "value pinned " pin)
 		update("counters", encode(id["new", key]), encode("service_counters"))
 		update("ring_states", encode(id["new", key]), encode("ring_state"))
 	}
 	if (new_rings)
 		act("rings-done " MAPS "/new_rings")
+}
+
+function ring_map(key) {
+	return service["new", key, "ring"] == DEFAULT_RING ? "rings" : "sized_rings"
 }
 
 function ring_request(key,    mode, track) {
@@ -550,8 +592,6 @@ function emit_fills(    i, key, endpoint, w) {
 	}
 	# Out of the rings first, so that no packet finds it there; then its flows lose it.
 	for (endpoint in turns) {
-		if (turns[endpoint] == "")
-			continue
 		split(backend_words(endpoint), w, " ")
 		if (turns[endpoint] == "down")
 			update("targets", encode(w[1]), encode("target address=" w[2] " port=" w[3] (w[4] == "-" ? "" : " source=" w[4]) \
@@ -566,7 +606,7 @@ function needs_fill(key,    i, endpoint) {
 		return 1
 	for (i = 1; i <= member_count["new", key]; i++) {
 		endpoint = member_name["new", key, i]
-		if (("new", key, endpoint) in member && (endpoint in turns) && turns[endpoint] != "")
+		if (("new", key, endpoint) in member && (endpoint in turns))
 			return 1
 	}
 	return 0
@@ -579,7 +619,7 @@ function emit_members(    i, j, key, endpoint, row, wanted, w, ids) {
 		key = service_key["new", i]
 		if (!(("new", key) in is_service))
 			continue
-		if ((key in touched_service) && !(key in is_new_service))
+		if (!(key in is_new_service) && ((key in touched_service) || service["is", key, "track"] != service["new", key, "track"]))
 			fill[key] = 1
 		for (j = 1; j <= member_count["new", key]; j++) {
 			endpoint = member_name["new", key, j]
@@ -605,6 +645,7 @@ function emit_members(    i, j, key, endpoint, row, wanted, w, ids) {
 			fill[key_of[ids[1]]] = 1
 			split(member_row[row], w, " ")
 			write_member(row, w[1] " gone")
+			is_marked[row] = 1
 		}
 	}
 }
@@ -677,13 +718,12 @@ function quic_key(row,    w) {
 
 # --- Services ---
 
-function emit_services(    i, key, row, some, changed) {
+function emit_services(    i, key) {
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
 		if (!(("new", key) in is_service))
 			continue
-		row = service_words(key)
-		if (row == service_row[key] && service["is", key, "name"] == service["new", key, "name"])
+		if (service_words(key) == service_row[key] && service["is", key, "name"] "" == service["new", key, "name"] "")
 			continue
 		if (service["new", key, "noaddress"] && ("is", key) in is_service) # its row says that we added it
 			del_address(service["is", key, "vip"], vip_ifindex["is", key])
@@ -703,7 +743,7 @@ function service_words(key) {
 		service["new", key, "family"] " " service["new", key, "mode"] " " service["new", key, "ring"] " " \
 		(service["new", key, "noaddress"] ? 0 : note[service["new", key, "vip"]] + 0) " " service["new", key, "track"] " " \
 		service["new", key, "hash"] " " service["new", key, "quic"] " " service["new", key, "noaddress"] + 0 " " \
-		service["new", key, "gue_port"] + 0 " " service["new", key, "spread"] " " ifindex_of[service["new", key, "device"]] + 0
+		service["new", key, "gue_port"] + 0 " " service["new", key, "spread"] " " link_number(service["new", key, "device"])
 }
 
 function service_map_key(key,    w, vip, port) {
@@ -737,9 +777,13 @@ function emit_removed_services(    key) {
 
 # --- The end of what is not needed any more ---
 
-function emit_sweeps(    i, key) {
-	for (key in is_new_service)
-		any_gone = any_gone || ("is", key) in is_service
+function emit_sweeps(    i, key, row, w) {
+	for (row in member_row) # of services that are no more, or another one
+		if (!(row in member_wanted) && !(row in is_marked) && member_row[row] != "") {
+			split(member_row[row], w, " ")
+			write_member(row, w[1] " gone")
+			any_gone = 1
+		}
 	if (any_gone)
 		control("flows_forget", "flows could not be forgotten")
 	for (i = 1; i <= service_count["new"]; i++) {
@@ -760,10 +804,12 @@ function emit_deletes(    row, ids, i, key) {
 			remove("returns", return_key(row))
 	for (i = 1; i <= service_count["new"]; i++)
 		if (("new", service_key["new", i]) in is_service)
-			ring_wanted[id["new", service_key["new", i]]] = 1
+			ring_wanted[id["new", service_key["new", i]] "," ring_map(service_key["new", i])] = 1
 	for (row in ring_row)
-		if (!(row in ring_wanted))
-			remove(ring_row[row], encode(row))
+		if (!(row in ring_wanted)) {
+			split(row, ids, ",")
+			remove(ids[2], encode(ids[1]))
+		}
 }
 
 # --- What was done, and will not carry traffic ---
