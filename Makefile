@@ -39,7 +39,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps deps-kernels deps-bench demo bench bench-quick test test-kill test-ring test-random test-flood test-kernels \
+.PHONY: all deps deps-kernels deps-bench demo bench bench-quick test test-kill test-ring test-random test-flood test-config test-kernels \
 	test-kernels-quick lint format clean help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
@@ -100,6 +100,10 @@ test-flood: need-root deps all ## a million SYNs of distinct sources (`make test
 
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)
 	@FRAMES=1000000 tests/run tests/test_random.py
+
+test-config: need-root deps all ## hundreds of configurations, a thousand services, 200 killed applies (`make test`: a few)
+	@CONFIGS=300 SERVICES=1000 tests/run tests/test_config.py tests/config.bats
+	@APPLIES=200 CONNECTIONS=500 tests/run -f "files that are applied" tests/ring.bats
 
 test-kernels: need-root deps all ## run the tests under Debian's kernels, 6.1 and 6.12, with each clang's object
 	@tests/kernels.sh

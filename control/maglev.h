@@ -106,8 +106,8 @@ static __always_inline struct target *ring_target(__u32 backend, const struct me
 		       NULL;
 }
 
-/* One element of `members`: noted if it is one of the service at hand and is to have slots. */
-static long ring_collect(void *map, const struct member_key *key, const struct member *member,
+/* One element of `members`: noted if it is one of the service at hand and is to have slots; else it has none. */
+static long ring_collect(void *map, const struct member_key *key, struct member *member,
 			 void *unused)
 {
 	struct ring_work *work = ring_work_get();
@@ -119,8 +119,10 @@ static long ring_collect(void *map, const struct member_key *key, const struct m
 	if (!work || !conf || key->service != work->service)
 		return 0;
 	target = ring_target(backend, member);
-	if (!target)
+	if (!target) {
+		member->slots = 0;
 		return 0;
+	}
 	i = work->count;
 	if (i >= MAX_MEMBERS) {
 		work->overflow = 1;

@@ -146,18 +146,7 @@ static __always_inline void ring_settle_unused(struct ring_work *work)
 	bpf_loop(work->size, ring_settle, NULL, 0);
 }
 
-/* Of members that have no slots. */
-static long ring_publish_none(void *map, const struct member_key *key, struct member *member,
-			      void *unused)
-{
-	struct ring_work *work = ring_work_get();
-
-	if (work && key->service == work->service && !ring_target(key->backend, member))
-		member->slots = 0;
-	return 0;
-}
-
-/* And of one that has. */
+/* Writes down what a member has. */
 static long ring_publish(__u32 i, void *unused)
 {
 	struct ring_work *work = ring_work_get();
@@ -215,7 +204,6 @@ int ring_fill(void *unused)
 	bpf_loop(work->size, ring_store, NULL, 0);
 	if (work->moving)
 		ring_settle_unused(work);
-	bpf_for_each_map_elem(&members, ring_publish_none, NULL, 0);
 	bpf_loop(MAX_MEMBERS, ring_publish, NULL, 0);
 	state = bpf_map_lookup_elem(&ring_states, &service);
 	if (state) {

@@ -44,8 +44,9 @@ change_now() {
 	plan_carry_out
 }
 
-# Does what PLAN says, line by line.
+# Does what PLAN says, line by line. LEAVING: there are backends that leave.
 plan_carry_out() {
+	LEAVING=''
 	local -a lines words warnings=() neighbours=()
 	local i=0 failed=0
 	[[ ! -e $MAPS/new_rings ]] || run rm -rf "$MAPS/new_rings" # a command was killed
@@ -65,9 +66,14 @@ plan_carry_out() {
 			maps_flush
 			i=$((i + words[1] + words[2]))
 			;;
+		parallel)
+			batch_parallel "${words[2]}" "${lines[@]:i+1:words[1]}"
+			i=$((i + words[1]))
+			;;
 		address) "address_${words[1]}" "${words[@]:2}" || failed=1 ;;
 		manage) neighbours+=("neigh replace ${words[1]} dev ${words[2]} managed extern_learn") ;;
 		release) neighbour_release "${words[@]:1}" ;;
+		leaving) LEAVING=1 ;;
 		rings) run mkdir -p "${words[1]}" ;;
 		rings-done) run rm -rf "${words[1]}" ;;
 		warn) warnings+=("${lines[i]#warn }") ;;
@@ -79,6 +85,26 @@ plan_carry_out() {
 	((failed == 0)) || exit 1
 }
 
+# batch_parallel GROUP LINE...: eight at once, as the kernel waits after each change of a map of maps until no program uses what
+# was there.
+batch_parallel() {
+	local group=$1 i pid
+	local -a pids=() lines=("${@:2}")
+	local groups=$((${#lines[@]} / group))
+	if ((groups < 16)); then
+		BATCH=("${lines[@]}")
+		maps_flush
+		return
+	fi
+	for i in {0..7}; do
+		BATCH=("${lines[@]:i * groups / 8 * group:((i + 1) * groups / 8 - i * groups / 8) * group}")
+		maps_flush &
+		pids+=($!)
+		BATCH=()
+	done
+	for pid in "${pids[@]}"; do wait "$pid" || die "the kernel refused a change; what it said is above"; done
+}
+
 # The memory of flows ends where it is not needed any more, and backends go that were to leave and have no flows.
 verb_sweep() {
 	(($# == 0)) || misuse "sweep takes no words, and '$1' is one"
@@ -88,6 +114,7 @@ verb_sweep() {
 }
 
 change_leave() {
+	[[ -n $LEAVING ]] || return 0
 	flows_count
 	change_now leave
 }

@@ -3,9 +3,11 @@
 # done:
 #
 #	batch LINES CHECKS	then so many lines for bpftool, and what it means when one of the programs that they run fails
+#	parallel LINES GROUP	then so many lines for bpftool, of which groups of so many may be done at once
 #	address add ADDRESS DEVICE, address del ADDRESS DEVICE
 #	manage ADDRESS DEVICE	its neighbour entry; release IFINDEX ADDRESS
 #	rings DIRECTORY		is to be made, for the rings of the batches that follow; rings-done DIRECTORY: and can go
+#	leaving			there are backends that leave
 #	warn TEXT
 #
 # Each map is compared with what it should hold, row by row; so what a killed command has left half done the next one completes,
@@ -39,6 +41,8 @@ function plan() {
 	emit_addresses_del()
 	index_fill()
 	flush()
+	if (some_leave)
+		print "leaving"
 	emit_warnings()
 }
 
@@ -82,6 +86,16 @@ function flush(    i) {
 	for (i = 1; i <= checks; i++)
 		print check[i]
 	batch_lines = checks = 0
+}
+
+# The same for lines that the kernel takes its time for, of which groups of so many may be done at once.
+function flush_parallel(group,    i) {
+	if (!batch_lines)
+		return
+	print "parallel " batch_lines " " group
+	for (i = 1; i <= batch_lines; i++)
+		print batch_line[i]
+	batch_lines = 0
 }
 
 # Something else, once that is done.
@@ -207,9 +221,15 @@ function is_own(address,    i, key) {
 
 # A router would send a packet for the VIP back to us.
 function refuse_dsr(endpoint, router,    i, key) {
-	for (i = 1; i <= service_count["new"]; i++) {
-		key = service_key["new", i]
-		if (("new", key) in is_service && service["new", key, "mode"] == "dsr" && ("new", key, endpoint) in member)
+	if (!dsr_known++)
+		for (i = 1; i <= service_count["new"]; i++) {
+			key = service_key["new", i]
+			if (("new", key) in is_service && service["new", key, "mode"] == "dsr")
+				dsr_key[++dsr_keys] = key
+		}
+	for (i = 1; i <= dsr_keys; i++) {
+		key = dsr_key[i]
+		if (("new", key, endpoint) in member)
 			return refuse(endpoint " cannot be in service '" service["new", key, "name"] "': it is behind the router " router ", and mode dsr reaches hosts on the same segment only; ipip and gue reach it")
 	}
 }
@@ -474,6 +494,8 @@ function emit_backends(    i, endpoint, words, row) {
 
 # As in running_backend().
 function backend_words(endpoint,    words, address, known, text) {
+	if (endpoint in words_of)
+		return words_of[endpoint]
 	address = backend["new", endpoint, "address"]
 	text = id["new", endpoint] " " address " " backend["new", endpoint, "port"] " "
 	if (endpoint in touched_backend) {
@@ -484,7 +506,7 @@ function backend_words(endpoint,    words, address, known, text) {
 		split(backend_row[endpoint], words, " ")
 		text = text words[4] " " backend["new", endpoint, "state"] " " words[6] " " words[7] " " words[8]
 	}
-	return text " " backend["new", endpoint, "mtu"]
+	return words_of[endpoint] = text " " backend["new", endpoint, "mtu"]
 }
 
 function backend_key(endpoint) {
@@ -565,8 +587,10 @@ function emit_new_rings(    i, key, map, pin) {
 		update("counters", encode(id["new", key]), encode("service_counters"))
 		update("ring_states", encode(id["new", key]), encode("ring_state"))
 	}
-	if (new_rings)
-		act("rings-done " MAPS "/new_rings")
+	if (!new_rings)
+		return
+	flush_parallel(4)
+	act("rings-done " MAPS "/new_rings")
 }
 
 function ring_map(key) {
@@ -628,6 +652,7 @@ function emit_members(    i, j, key, endpoint, row, wanted, w, ids) {
 			row = id["new", key] "," id["new", endpoint]
 			member_wanted[row] = 1
 			wanted = member["new", key, endpoint] " " member_state["new", key, endpoint]
+			some_leave = some_leave || member_state["new", key, endpoint] == "leaving"
 			split(member_row[row], w, " ")
 			if (w[1] " " w[2] == wanted && w[3] != "stale")
 				continue
@@ -805,14 +830,22 @@ function emit_deletes(    row, ids, i, key) {
 	for (i = 1; i <= service_count["new"]; i++)
 		if (("new", service_key["new", i]) in is_service)
 			ring_wanted[id["new", service_key["new", i]] "," ring_map(service_key["new", i])] = 1
+	flush()
 	for (row in ring_row)
 		if (!(row in ring_wanted)) {
 			split(row, ids, ",")
 			remove(ids[2], encode(ids[1]))
 		}
+	flush_parallel(1)
 }
 
 # --- What was done, and will not carry traffic ---
+
+# No more than a screenful.
+function warning(text) {
+	if (++warnings <= 20)
+		print "warn " text
+}
 
 function emit_warnings(    endpoint, address) {
 	for (endpoint in touched_backend) {
@@ -820,12 +853,14 @@ function emit_warnings(    endpoint, address) {
 			continue
 		address = backend["new", endpoint, "address"]
 		if (backend["new", endpoint, "state"] == "down")
-			print "warn " endpoint " is declared down, so it gets no traffic until: " PROGRAM " backend up " endpoint
+			warning(endpoint " is declared down, so it gets no traffic until: " PROGRAM " backend up " endpoint)
 		if (route_type[address] != "unicast")
-			print "warn " address ": no route to it, so it gets no traffic; when there is one, run this again"
+			warning(address ": no route to it, so it gets no traffic; when there is one, run this again")
 		else if (!is_attached(route_device[address]) && replies_pass(endpoint))
-			print "warn " address " is reached by " route_device[address] ", where its replies would pass us by: " PROGRAM " up " route_device[address]
+			warning(address " is reached by " route_device[address] ", where its replies would pass us by: " PROGRAM " up " route_device[address])
 	}
+	if (warnings > 20)
+		print "warn and so are " warnings - 20 " more"
 }
 
 function replies_pass(endpoint,    i, key) {

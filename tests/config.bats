@@ -309,3 +309,41 @@ member_states() { # SERVICE
 	run -2 --separate-stderr lb apply "$CONF" confirm soon
 	[[ $stderr == "lb.sh: 'soon' is no time to wait for lb.sh confirm: 1 to 99999 seconds are" ]]
 }
+
+# A configuration of so many services, each with 20 backends of its own.
+many() { # SERVICES
+	awk -v services="$1" 'BEGIN {
+		for (s = 0; s < services; s++) {
+			print "service s" s " tcp 10.99." int(s / 250) "." s % 250 + 1 ":80 ring 1021 noaddress"
+			for (b = 0; b < 20; b++)
+				print "backend 10.98." int((20 * s + b) / 250) "." (20 * s + b) % 250 + 1 " service s" s
+		}
+	}'
+}
+
+seconds_of() { # COMMAND...: sets TOOK
+	local start=${EPOCHREALTIME/[.,]/}
+	"$@"
+	TOOK=$(awk -v us=$((${EPOCHREALTIME/[.,]/} - start)) 'BEGIN { printf "%.1f s", us / 1e6 }')
+}
+
+@test "many services with 20 backends each are applied at once, and one line of them; SERVICES says how many" {
+	local all one none services=${SERVICES:-50}
+	: >"$CONF"
+	lb apply "$CONF" force now
+	many "$services" >"$CONF"
+	on lb ip route replace 10.98.0.0/16 via 10.0.0.2
+	seconds_of lb apply "$CONF"
+	all=$TOOK
+	(($(map_dump members | jq length) == 20 * services))
+	lb diff "$CONF"
+	sed -i '2s/$/ weight 7/' "$CONF"
+	seconds_of lb apply "$CONF"
+	one=$TOOK
+	[[ $(lb save | grep -c ' weight 7$') == 1 ]]
+	: >"$CONF"
+	seconds_of lb apply "$CONF" now force
+	none=$TOOK
+	[[ $(map_dump backends) == '[]' && $(map_dump members) == '[]' ]]
+	echo "# $services services with 20 backends each: applied in $all, one line changed in $one, all gone in $none" >&3
+}
