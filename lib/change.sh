@@ -88,7 +88,7 @@ plan_carry_out() {
 # batch_parallel GROUP LINE...: eight at once, as the kernel waits after each change of a map of maps until no program uses what
 # was there.
 batch_parallel() {
-	local group=$1 i pid
+	local group=$1 i pid first next
 	local -a pids=() lines=("${@:2}")
 	local groups=$((${#lines[@]} / group))
 	if ((groups < 16)); then
@@ -97,7 +97,8 @@ batch_parallel() {
 		return
 	fi
 	for i in {0..7}; do
-		BATCH=("${lines[@]:i * groups / 8 * group:((i + 1) * groups / 8 - i * groups / 8) * group}")
+		first=$((i * groups / 8)) next=$(((i + 1) * groups / 8))
+		BATCH=("${lines[@]:first*group:(next - first)*group}")
 		maps_flush &
 		pids+=($!)
 		BATCH=()
