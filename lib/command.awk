@@ -9,6 +9,7 @@
 #				it is 0, is confirmed
 #	confirm			what was applied; rollback PATH NAME TOKEN: applies what was before, if that was not confirmed
 #	check PATH NAME, save, print PATH NAME: a file looked at; what is running, and what a file says, in canonical order
+#	timeouts: the defaults, as fields of struct settings
 #	decap WORDS...; octets ADDRESS...: words taken apart for lib/decap.sh
 #
 # Exit status as lb.sh's. Set by -v: PROGRAM, MAPS and CONTROL (directories), NETNS, the inode of ours.
@@ -28,7 +29,7 @@ BEGIN {
 	most["memberships"] = 262144
 	most["sources"] = 64
 	SYNTAX = task == "syntax"
-	OFFLINE = task ~ /^(syntax|check|print|decap|octets)$/
+	OFFLINE = task ~ /^(syntax|check|print|timeouts|decap|octets)$/
 	if (OFFLINE)
 		exit # and so to END
 }
@@ -75,6 +76,8 @@ function perform() {
 			seed["is"] = seed_running()
 		config_print("is")
 	}
+	else if (task == "timeouts")
+		print_timeouts()
 	else if (task == "decap")
 		print_decap(shift(1), word)
 	else if (task == "octets")
@@ -114,6 +117,11 @@ function perform_file() {
 		config_print("new")
 	else if (task != "check")
 		apply(task == "rollback")
+}
+
+function print_timeouts(    i) {
+	for (i = 1; i <= timeouts; i++)
+		print timeout_field(timeout_name[i]) "=" default_timeout[timeout_name[i]]
 }
 
 function print_octets(n, word,    i) {

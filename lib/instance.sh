@@ -124,16 +124,14 @@ clock_calibrate() {
 	until control_ask clock_calibrate; do sleep 0.05; done
 }
 
-# The values a new instance begins with. Timeouts: RFC 5382 (REQ-5) and RFC 4787 (REQ-5) for what is
-# established; what is closed, as long as a backend's kernel remembers it (TIME-WAIT: 60 s on Linux) and may take
-# another client's SYN for a part of it; the rest is as long as a client may take to ask again.
+# The values a new instance begins with.
 settings_init() {
 	local first last seed
 	read -r first last <<<"$(nat_ports)"
 	seed=$(od -An -tx1 -N16 /dev/urandom)
-	map_update settings 0 : settings seed="$seed" netns="$NETNS_INODE" \
-		tcp_timeout=7440 tcp_syn_timeout=60 tcp_closed_timeout=60 udp_timeout=300 udp_new_timeout=30 \
-		echo_timeout=5 nat_port_first="$first" nat_port_last="$last"
+	# shellcheck disable=SC2046 # several
+	map_update settings 0 : settings seed="$seed" netns="$NETNS_INODE" nat_port_first="$first" nat_port_last="$last" \
+		$(config timeouts </dev/null)
 }
 
 # The first and last source port for NAT: the larger range on either side of the host's own ports.

@@ -11,9 +11,9 @@
 #	warn TEXT
 #
 # Each map is compared with what it should hold, row by row; so what a killed command has left half done the next one completes,
-# or takes back. What
-# cannot be seen from the rows is marked in them: MEMBER_STALE, BACKEND_GOING (which of both ways does not matter). The order is such that a packet finds a ring
-# before a service leads there, a backend before a ring does, and who speaks for a service before it is sent anything.
+# or takes back. What cannot be seen from the rows is marked in them: MEMBER_STALE, BACKEND_GOING. The order is such that a
+# packet finds a ring before a service leads there, a backend before a ring does, and who speaks for a service before it is
+# sent anything.
 #
 # Also read: touched_service[KEY] and touched_backend[ENDPOINT], which a command is about. What it says is looked up again.
 
