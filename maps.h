@@ -320,6 +320,19 @@ struct {
 	__array(values, struct sized_ring);
 } sized_rings SEC(".maps");
 
+/*
+ * ring_sizes: service id -> slots of the ring that it has in `rings` or `sized_rings`. Written before the ring is, deleted
+ * after it. To read a map of maps itself takes a grace period an entry (up to Linux 6.7: 40 s for all of `rings`).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SERVICES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u32);
+} ring_sizes SEC(".maps");
+
 /* ring_states: service id -> what is going on in its ring. Written by the control programs. */
 struct ring_state {
 	__u64 changed; /* jiffies, when a slot last changed its backend; 0: never */

@@ -573,14 +573,16 @@ function emit_unused_backends(    endpoint, w) {
 
 # A ring of its own for each new service, all slots empty. Nobody knows of them before the service is written.
 function emit_new_rings(    i, key, map, pin) {
+	emit_lost_rings()
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
 		if (!(("new", key) in is_service) || !(key in is_new_service))
 			continue
-		map = ring_map(key)
+		map = ring_map(service["new", key, "ring"])
 		pin = MAPS "/new_rings/" id["new", key]
 		if (!new_rings++)
 			act("rings " MAPS "/new_rings")
+		update("ring_sizes", encode(id["new", key]), encode(service["new", key, "ring"]))
 		batch("map create " pin " type array key 4 value " layout["ring_slot"] " entries " service["new", key, "ring"] \
 			" name ring flags " (map == "rings" ? 0 : "0x1000")) # BPF_F_INNER_MAP: they may differ in size
 		batch("map update pinned " MAPS "/" map " key hex " encode(id["new", key]) "value pinned " pin)
@@ -589,12 +591,26 @@ function emit_new_rings(    i, key, map, pin) {
 	}
 	if (!new_rings)
 		return
-	flush_parallel(4)
+	flush_parallel(5)
 	act("rings-done " MAPS "/new_rings")
 }
 
-function ring_map(key) {
-	return service["new", key, "ring"] == DEFAULT_RING ? "rings" : "sized_rings"
+# A killed command left them; it may have been about to make one, or to delete it.
+function emit_lost_rings(    row, key) {
+	for (row in ring_row) {
+		if (row in key_of)
+			continue
+		index_fill() # nor may a packet look for it
+		key = encode(row)
+		if (!system("bpftool map lookup pinned '" MAPS "/" ring_map(ring_row[row]) "' key hex " key " >/dev/null 2>&1"))
+			remove(ring_map(ring_row[row]), key)
+		remove("ring_sizes", key)
+	}
+	flush()
+}
+
+function ring_map(size) {
+	return size == DEFAULT_RING ? "rings" : "sized_rings"
 }
 
 function ring_request(key,    mode, track) {
@@ -820,7 +836,7 @@ function emit_sweeps(    i, key, row, w) {
 	}
 }
 
-function emit_deletes(    row, ids, i, key) {
+function emit_deletes(    row, i) {
 	for (row in member_row)
 		if (!(row in member_wanted))
 			remove("members", member_key(row))
@@ -829,14 +845,14 @@ function emit_deletes(    row, ids, i, key) {
 			remove("returns", return_key(row))
 	for (i = 1; i <= service_count["new"]; i++)
 		if (("new", service_key["new", i]) in is_service)
-			ring_wanted[id["new", service_key["new", i]] "," ring_map(service_key["new", i])] = 1
+			ring_wanted[id["new", service_key["new", i]]] = 1
 	flush()
 	for (row in ring_row)
-		if (!(row in ring_wanted)) {
-			split(row, ids, ",")
-			remove(ids[2], encode(ids[1]))
+		if ((row in key_of) && !(row in ring_wanted)) {
+			remove(ring_map(ring_row[row]), encode(row))
+			remove("ring_sizes", encode(row))
 		}
-	flush_parallel(1)
+	flush_parallel(2)
 }
 
 # --- What was done, and will not carry traffic ---

@@ -3,7 +3,7 @@
 #
 # confirm: settings.confirm; limit[MAP], layout[NAME], ours[PROGRAM-ID]: the name of a program of ours; netns: whose instance this is
 # service_row[KEY], backend_row[ENDPOINT]: words as told; member_row["ID,ID"] = "WEIGHT STATE SLOTS FLOWS"; quic_row, return_row,
-# address_row, ring_row["ID,MAP"], the map that the ring is in; source_row[ADDRESS] = "INTERFACE DEVICE"
+# address_row, ring_row[ID], its slots; source_row[ADDRESS] = "INTERFACE DEVICE"
 
 function tell(kind, name, text,    w) {
 	split(text, w, " ")
@@ -30,7 +30,7 @@ function tell(kind, name, text,    w) {
 	else if (kind == "address")
 		address_row[name] = 1
 	else if (kind == "ring")
-		ring_row[name "," text] = 1
+		ring_row[name] = text + 0
 	else if (kind == "snat") {
 		source_at["is", ++source_count["is"]] = name
 		source_row[name] = text

@@ -70,12 +70,6 @@ match($0, /^ +"[a-z0-9_]+": /) {
 	next
 }
 
-# Of a map of maps: key: 03 00 00 00  value: fe 45 01 00
-/^key: / && map ~ /rings$/ {
-	tell("ring", hex_number($3 $2), map)
-	next
-}
-
 function set(name, what) {
 	value[part "." name] = what
 }
@@ -108,6 +102,8 @@ function hex_text(octets,    o, i, text) {
 	else if (map == "returns")
 		tell("return", address_text(value["key.address"]) "," value["key.port"] "," protocol_name(value["key.protocol"]),
 			value["value.service"] "," value["value.backend"])
+	else if (map == "ring_sizes")
+		tell("ring", value["key"], value["value"])
 	else if (map == "addresses")
 		tell("address", address_text(value["key.octets"]), 1)
 }

@@ -17,7 +17,7 @@ declare -A BACKEND_ID BACKEND_SOURCE BACKEND_MANAGED
 declare -A MEMBER_WEIGHT SNAT_IFINDEX
 declare -a SERVICES BACKENDS SNAT STATE_FORWARDING
 
-STATE_MAPS=(services settings backends members quic_servers returns addresses snat rings sized_rings)
+STATE_MAPS=(services settings backends members quic_servers returns addresses snat ring_sizes)
 
 # What bpftool prints of all that is read. A map that is not there has no entries. For a subshell, which it ends.
 state_dump() {
@@ -26,8 +26,10 @@ state_dump() {
 	for name in "${STATE_MAPS[@]}"; do
 		[[ ! -e $MAPS/$name ]] || batch+="map show pinned $MAPS/$name"$'\n'"map dump pinned $MAPS/$name"$'\n'
 	done
-	[[ ! -e $MAPS/decap_addresses ]] || batch+="map show pinned $MAPS/decap_addresses"$'\n'
-	[[ ! -e $MAPS/targets ]] || batch+="map show pinned $MAPS/targets"$'\n'"prog show"
+	for name in decap_addresses rings targets; do
+		[[ ! -e $MAPS/$name ]] || batch+="map show pinned $MAPS/$name"$'\n'
+	done
+	[[ ! -e $MAPS/targets ]] || batch+="prog show"
 	exec bpftool batch file - <<<"$batch" 2>/dev/null
 }
 

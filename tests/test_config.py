@@ -166,7 +166,7 @@ class Maps:
         snat = json.loads(re.sub(r'"(ifindex|device)": [1-9][0-9]*', r'"\1": true', json.dumps(snat)))
         return all_rows | {
             "snat": snat, "settings": self.settings(), "targets": self.targets(), "rings": self.rings(),
-            "ring count": self.rings_that_are_there(), "addresses of the interface": self.addresses(),
+            "ring count": self.rings_that_are_there(), "ring sizes": sorted(one["value"] for one in self.balancer.dump("ring_sizes")), "addresses of the interface": self.addresses(),
         }
 
 
