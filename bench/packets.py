@@ -154,6 +154,9 @@ def run(settings, stack):
     cases.open_flows(few, settings.most_flows)
     work = [(few, row) for row in cases.rows(settings.most_flows)]
     small = large if settings.flows_built == MAX_FLOWS else stack.enter_context(built(MAX_FLOWS))
+    moving = stack.enter_context(Bench(f"{name}m", small))
+    cases.add_moving_service(moving)
+    work += [(moving, row) for row in cases.moving_rows()]
     for count, busy in SERVICES.items():
         bench = stack.enter_context(Bench(f"{name}s{count}", small))
         cases.write_services(bench, count)
