@@ -20,7 +20,7 @@ HERE=${HERE%/*}
 OBJECT=$HERE/xdp_lb.o
 
 for part in common namespace instance layout map state device neighbour host change service backend \
-	backend_help snat timeout config decap status log help; do
+	backend_help snat timeout config decap upgrade status log help; do
 	# shellcheck source=/dev/null
 	source "$HERE/lib/$part.sh"
 done
@@ -67,6 +67,7 @@ main() {
 	enter_namespaces "$verb" "$@"
 	netns_inode
 	instance_choose
+	upgrade_recover
 	"verb_$verb" "$@"
 	maps_flush
 }

@@ -548,6 +548,8 @@ enum reason {
 	REASON_NO_FLOW, /* an ICMP error or a reset, and the flow is not known: left to the host */
 	REASON_NO_ROUTE, /* a reply in mode dnat to nowhere, or to an address of the host's that is none of
 			    ours: left to the host */
+	REASON_UPGRADING, /* to a port of mode nat whose flow `lb.sh upgrade` may not have carried over yet:
+			     dropped, for it comes again */
 	REASON_COUNT,
 };
 
@@ -625,7 +627,8 @@ struct settings {
 	__u16 nat_port_first; /* host order, outside of the host's own ip_local_port_range */
 	__u16 nat_port_last;
 	__u8 lo_forwarding[2]; /* IPv4, IPv6: 1 if we switched forwarding on for lo */
-	__u8 pad[2];
+	__u8 is_carrying; /* 1: `flows` may lack some, see REASON_UPGRADING */
+	__u8 pad;
 	__u32 index_half; /* 0 or 1: which half of service_index and return_index holds */
 	__u32 index_any_port[2]; /* of each half: services that have every port of an address */
 	__u32 seed_is_given; /* 1: by the owner, the same on several balancers; 0: it is our own */

@@ -19,6 +19,7 @@
 #include "datapath/settings.h"
 #include "datapath/track.h"
 #include "datapath/verdict.h"
+#include "control/carry.h"
 #include "control/clock.h"
 #include "control/flows.h"
 #include "control/index.h"
@@ -52,6 +53,8 @@ int xdp_lb(struct xdp_md *ctx)
 		reply = nat_reply_find(&pkt, conf);
 		if (reply)
 			return nat_return(ctx, &pkt, conf, reply);
+		if (conf->is_carrying && nat_may_be_reply(&pkt, conf))
+			return finish(ctx, &pkt, conf, 0, REASON_UPGRADING);
 		service = service_of_address(&pkt, conf);
 	}
 	if (!service)

@@ -532,6 +532,13 @@ static __always_inline struct flow *nat_reply_find(const struct packet *pkt,
 	return flow && flow->direction == FLOW_TO_CLIENT ? flow : NULL;
 }
 
+/* May it be the reply to a flow that we do not know? */
+static __always_inline bool nat_may_be_reply(const struct packet *pkt, const struct settings *conf)
+{
+	return is_nat_port(conf, pkt->tuple.destination_port) &&
+	       is_our_address(&pkt->tuple.destination);
+}
+
 /* A client's packet for the service. */
 static __always_inline int nat_forward(struct xdp_md *ctx, const struct packet *pkt,
 				       const struct service *service, const struct settings *conf)

@@ -84,6 +84,7 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
 	case REASON_NO_PORT:
 	case REASON_NO_MEMORY:
 	case REASON_TOO_BIG:
+	case REASON_UPGRADING:
 		return XDP_DROP;
 	default:
 		return XDP_PASS;

@@ -39,6 +39,7 @@ lb.sh [-n NETNS] [-i INSTANCE] [-j] [-v] COMMAND
   decap DEV [from PREFIX...] [gue-port PORT] [generic]
                                on a backend: unwraps packets of the modes ipip and gue, that these balancers
                                send (else anybody); decap DEV off ends it
+  upgrade [OBJECT]             another version of the object takes over, and with it what is remembered of flows
   sweep                        forget flows that need not be remembered any more, and backends that have left
                                (for cron: each change does the first, apply both)
   status                       services, backends and what became of their packets

@@ -12,6 +12,7 @@ instance_choose() {
 	INSTANCE=${INSTANCE:-default}
 	require_name instance "$INSTANCE"
 	DIR=$ROOT/$INSTANCE
+	NEXT=$DIR+           # see lib/upgrade.sh
 	MAPS=$DIR/tc/globals # where iproute2 pins, given TC_BPF_MNT=$DIR
 	CONTROL=$MAPS/control
 }
@@ -37,13 +38,13 @@ instance_exists() {
 instance_list() {
 	local settings
 	for settings in "$ROOT"/*/tc/globals/settings; do
-		[[ ! -e $settings ]] || basename "${settings%/tc/globals/settings}"
+		[[ ! -e $settings || $settings == *[+~]/tc/* ]] || basename "${settings%/tc/globals/settings}"
 	done
 }
 
 # One that another version made has other maps.
 instance_require_version() {
-	[[ -e $CONTROL/index_fill ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM down, then up"
+	[[ -e $CONTROL/index_fill ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM upgrade"
 }
 
 # For those that need one that is up.
@@ -98,17 +99,22 @@ instance_create() {
 	control_run clock_start "the clock cannot be read"
 }
 
-# bpftool pins maps by name only in the root of /sys/fs/bpf. So it gets a mount namespace where that
-# is the instance's directory. The new directory of programs appears whole, or not at all.
+# The control programs. The new directory appears whole, or not at all.
 control_load() {
-	local -a script=("mount --bind $MAPS $BPFFS" "bpftool prog loadall $OBJECT $BPFFS/loading")
 	run rm -rf "$MAPS/loading"
-	run_quietly unshare -m bash -c "${script[0]} && ${script[1]}" ||
-		die "the kernel did not take $OBJECT; what it said is above"
-	[[ -e $MAPS/loading/ring_fill && -e $MAPS/services ]] ||
-		die "$OBJECT is not the object of xdp_lb: run make first"
+	object_load "$MAPS" "$OBJECT" loading
 	run rm -f "$MAPS"/loading/xdp_* # ip loads its own
 	run mv "$MAPS/loading" "$CONTROL"
+}
+
+# object_load MAPS OBJECT PIN [WORDS of bpftool...]: pins its programs there, with the maps in that directory. bpftool pins maps by
+# name only in the root of /sys/fs/bpf. So it gets a mount namespace where that is this directory.
+object_load() {
+	local maps=$1 object=$2 pin=$3
+	# shellcheck disable=SC2016
+	run_quietly unshare -m bash -c 'mount --bind "$1" "$2" && shift 2 && exec "$@"' - "$maps" "$BPFFS" \
+		bpftool prog loadall "$object" "$BPFFS/$pin" "${@:4}" || die "the kernel did not take $object; what it said is above"
+	[[ -e $maps/$pin/ring_fill && -e $maps/services ]] || die "$object is not the object of xdp_lb: run make first"
 }
 
 # Runs a control program at once. Fails if it returns anything but 0.
@@ -209,6 +215,6 @@ forwarding_off() {
 # In one step the instance is gone; the rest is sweeping up.
 instance_remove_pins() {
 	[[ ! -d $DIR ]] || run mv "$DIR" "$DIR~"
-	run rm -rf "$DIR~"
+	run rm -rf "$DIR~" "$DIR+"
 	[[ ! -d $ROOT ]] || run rmdir --ignore-fail-on-non-empty "$ROOT"
 }

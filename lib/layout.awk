@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# From what `bpftool btf dump` prints to a call of tell() for each struct, field and enumerator; see lib/layout.sh.
+# From what `bpftool btf dump` prints to a call of tell() for each struct, field and enumerator; see lib/layout.sh. Where two
+# objects are compared, `side` stands before the numbers of the types of each.
 
 function attribute(name) {
 	return match($0, name "=[0-9]+") ? substr($0, RSTART + length(name) + 1, RLENGTH - length(name) - 1) : ""
@@ -7,11 +8,11 @@ function attribute(name) {
 
 # [12] STRUCT 'service' size=76 vlen=8
 /^\[[0-9]+\] / {
-	type = substr($1, 2, length($1) - 2)
+	type = side substr($1, 2, length($1) - 2)
 	split($0, quoted, "'")
 	form[type] = $2
 	name_of[type] = quoted[2]
-	refers[type] = attribute("type_id")
+	refers[type] = side attribute("type_id")
 	size_of[type] = attribute("size")
 	elements[type] = attribute("nr_elems")
 	next
@@ -20,15 +21,17 @@ function attribute(name) {
 # A tab, then 'vip' type_id=3 bits_offset=0, or 'MODE_NAT' val=0
 /^\t'/ && (form[type] == "STRUCT" || form[type] == "ENUM") {
 	split($0, quoted, "'")
-	if (form[type] == "ENUM")
+	if (form[type] == "ENUM") {
 		tell("layout", quoted[2], attribute("val"))
-	else if (name_of[type] != "(anon)") {
-		fields++
-		field_struct[fields] = type
-		field_name[fields] = quoted[2]
-		field_type[fields] = attribute("type_id")
-		field_offset[fields] = attribute("bits_offset") / 8
+		next
 	}
+	if (!(type in first_field))
+		first_field[type] = fields + 1
+	last_field[type] = ++fields
+	field_struct[fields] = type
+	field_name[fields] = quoted[2]
+	field_type[fields] = side attribute("type_id")
+	field_offset[fields] = attribute("bits_offset") / 8
 	next
 }
 
@@ -60,6 +63,7 @@ END {
 		if (form[type] == "STRUCT" && name_of[type] != "(anon)")
 			tell("layout", name_of[type], size_of[type])
 	for (i = 1; i <= fields; i++)
-		tell("layout", name_of[field_struct[i]] "." field_name[i],
-			field_offset[i] " " type_size(field_type[i]) " " type_kind(field_type[i]))
+		if (name_of[field_struct[i]] != "(anon)")
+			tell("layout", name_of[field_struct[i]] "." field_name[i],
+				field_offset[i] " " type_size(field_type[i]) " " type_kind(field_type[i]))
 }

@@ -158,7 +158,7 @@ make_tools() {
 		if [[ "${0##*/} $*" == 'bpftool -j batch file -' ]]; then
 			mapfile -t lines
 			for i in "${!lines[@]}"; do
-				[[ ${lines[i]} == *@(update|delete|create|run)* ]] && note "${lines[i]}" || continue
+				[[ ${lines[i]} == *@(update|delete|create|run|pin)* ]] && note "${lines[i]}" || continue
 				printf '%s\n' "${lines[@]:0:i+1}" | bpftool "$@"
 				die
 			done
@@ -167,10 +167,10 @@ make_tools() {
 		fi
 		"${0##*/}" "$@" || exit
 		case "${0##*/} $*" in
-		'bpftool '*@(update|delete|create|run|loadall)* | 'ip '@(link set|addr add|addr del|neigh replace|neigh del)* | \
+		'bpftool '*@(update|delete|create|run|loadall|prog pin)* | 'ip '@(?(-force )link set|addr add|addr del|neigh replace|neigh del)* | \
 			'sysctl -qw'* | [mr]*) ! note "$*" || die ;;
 		esac
 	EOF
 	chmod +x "$TOOLS/rm"
-	for tool in mv mkdir bpftool ip sysctl; do ln -s rm "$TOOLS/$tool"; done
+	for tool in mv mkdir rmdir bpftool ip sysctl; do ln -s rm "$TOOLS/$tool"; done
 }
