@@ -101,9 +101,10 @@ test-flood: need-root deps all ## a million SYNs of distinct sources (`make test
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)
 	@FRAMES=1000000 tests/run tests/test_random.py
 
-test-config: need-root deps all ## hundreds of configurations, a thousand services, 200 killed applies (`make test`: a few)
+test-config: need-root deps all ## hundreds of configurations, a thousand services, 400 killed applies and upgrades (`make test`: a few)
 	@CONFIGS=300 SERVICES=1000 tests/run tests/test_config.py tests/config.bats
 	@APPLIES=200 CONNECTIONS=500 tests/run -f "files that are applied" tests/ring.bats
+	@UPGRADES=100 CONNECTIONS=500 tests/run -f "upgrades that are killed|likewise" tests/upgrade.bats
 
 test-kernels: need-root deps all ## run the tests under Debian's kernels, 6.1 and 6.12, with each clang's object
 	@tests/kernels.sh
