@@ -53,8 +53,6 @@ function running(    place) {
 		return fail("bpftool could not read the maps in " MAPS)
 	if (!("service" in layout))
 		return fail("the loaded object does not describe its maps (no BTF)")
-	if (!("settings.confirm" in layout))
-		return fail("the instance was made by another version: " PROGRAM " down, then up")
 	running_end()
 	most["services"] = limit["rings"] - 1
 	most["backends"] = limit["targets"] - 1

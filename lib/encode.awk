@@ -47,7 +47,7 @@ function encode(words, old,    word, n, i, at, field, value, place, octet, part,
 		field = substr(word[i], 1, at - 1)
 		value = substr(word[i], at + 1)
 		if (split(layout[word[1] "." field], place, " ") != 3)
-			return fail("the loaded object has no " field " in struct " word[1] ": another version?")
+			return fail("the loaded object has no " field " in struct " word[1] ": another version made it: " PROGRAM " upgrade")
 		split(field_octets(place[3], place[2], value), part, " ")
 		for (j = 1; j <= place[2]; j++)
 			octet[place[1] + j] = part[j] == "" ? "00" : part[j]
@@ -60,7 +60,7 @@ function encode(words, old,    word, n, i, at, field, value, place, octet, part,
 
 function field_octets(kind, size, value) {
 	if (kind == "number" && value !~ /^[0-9]+$/ && !(value in layout))
-		return fail("the loaded object knows no " value ": another version?")
+		return fail("the loaded object knows no " value ": another version made it: " PROGRAM " upgrade")
 	if (kind == "number")
 		return little_endian(value in layout ? layout[value] : value, size)
 	if (kind == "network")

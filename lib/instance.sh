@@ -44,7 +44,10 @@ instance_list() {
 
 # One that another version made has other maps.
 instance_require_version() {
-	[[ -e $CONTROL/index_fill ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM upgrade"
+	local map
+	for map in "${STATE_MAPS[@]}"; do
+		[[ -e $MAPS/$map ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM upgrade"
+	done
 }
 
 # For those that need one that is up.
@@ -94,7 +97,6 @@ instance_create() {
 	if [[ -d $CONTROL ]]; then instance_require_version; else control_load; fi
 	state_read
 	layout_require
-	[[ -n ${LAYOUT[settings.confirm]:-} ]] || die "instance '$INSTANCE' was made by another version: $PROGRAM down, then up"
 	((STATE_NETNS)) || settings_init
 	control_run clock_start "the clock cannot be read"
 }

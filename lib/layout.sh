@@ -47,7 +47,7 @@ encode_over() {
 	for field; do
 		value=${field#*=} field=${field%%=*}
 		place=(${LAYOUT[$struct.$field]:-}) # offset, size, kind
-		((${#place[@]} == 3)) || die "the loaded object has no $field in struct $struct: another version?"
+		((${#place[@]} == 3)) || die "the loaded object has no $field in struct $struct: another version made it: $PROGRAM upgrade"
 		case ${place[2]} in
 		number) little_endian "${LAYOUT[$value]:-$value}" "${place[1]}" ;;
 		network) big_endian "$value" "${place[1]}" ;;

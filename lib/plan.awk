@@ -595,8 +595,12 @@ function emit_new_rings(    i, key, map, pin) {
 	act("rings-done " MAPS "/new_rings")
 }
 
-# A killed command left them; it may have been about to make one, or to delete it.
+# A killed command left them; it may have been about to make one, or to delete it. And rings that an older version made without
+# noting it.
 function emit_lost_rings(    row, key) {
+	for (key in service_row)
+		if (!(id["is", key] in ring_row))
+			update("ring_sizes", encode(id["is", key]), encode(service["is", key, "ring"]))
 	for (row in ring_row) {
 		if (row in key_of)
 			continue

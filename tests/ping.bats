@@ -498,17 +498,18 @@ program_id() {
 	lb down
 }
 
-@test "a balancer that another version made is left alone, but for down" {
+@test "a balancer that another version made is left alone until it is upgraded" {
 	lb up veth6
-	rm "$(pin control/index_fill)" # the older ones have none
+	rm "$(pin ring_sizes)" # the older ones have none
 	for words in "backend 10.0.0.2" "up veth6"; do
 		# shellcheck disable=SC2086 # words
 		run -1 lb $words
-		[[ $output == *"was made by another version: lb.sh down, then up" ]]
+		[[ $output == *"was made by another version: lb.sh upgrade" ]]
 	done
-	lb down
-	lb up veth6
+	lb upgrade
+	[[ $(map_dump ring_sizes) == '[]' ]]
 	balance 10.0.0.2
+	[[ $(map_dump ring_sizes | jq -c 'map(.value)') == '[65537,65537]' ]]
 	pings 2 10.0.0.10
 }
 
