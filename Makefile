@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # `make` builds, `sudo make demo` shows it at work, `make help` lists the rest.
 
+# Where `make install` puts things.
+export PREFIX ?= /usr/local
+export DESTDIR ?=
 CLANG ?= clang
 LLVM_STRIP ?= llvm-strip
 
@@ -40,7 +43,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: all deps deps-kernels deps-bench demo bench bench-quick test test-kill test-ring test-random test-flood test-config test-kernels \
-	test-kernels-quick lint format clean help need-root FORCE
+	test-kernels-quick lint format clean install uninstall help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
 
@@ -116,6 +119,12 @@ bench: need-root deps deps-bench all ## what a packet costs, beside what it shou
 
 bench-quick: need-root deps deps-bench all ## a few rounds of it, to see that it works
 	@bench/run quick
+
+install: xdp_lb.o ## install below PREFIX, /usr/local, and DESTDIR
+	@packaging/install.sh install
+
+uninstall: ## remove what install has put there; what is up stays up, and files in /etc/xdp-lb stay
+	@packaging/install.sh uninstall
 
 lint: ## check format, shell pitfalls, licence lines and the length of functions
 	@tests/lint.sh
