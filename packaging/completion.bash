@@ -39,8 +39,7 @@ _xdp_lb_next() {
 		own = 0
 		for (w = 1; w <= words; w++) if (!take(word[w])) next
 		if (own < best) next
-		if (own > best) answer = ""
-		best = own
+		if (own > best) { answer = ""; best = own }
 		if (at <= wants) { say(wanted[at]); next }
 		say(many)
 		for (i = 1; i <= options; i++) { sub(/ .*/, "", option[i]); say(option[i]) }
