@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # `make` builds, `sudo make demo` shows it at work, `make help` lists the rest.
 
+# Where `make install` puts things.
+export PREFIX ?= /usr/local
+export DESTDIR ?=
 CLANG ?= clang
 LLVM_STRIP ?= llvm-strip
 
@@ -10,12 +13,14 @@ RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
 	iputils-arping:arping libndp-tools:ndptool
 LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx curl:curl
 TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump tshark:tshark wrk:wrk iperf3:iperf3 \
-	dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
+	bash-completion: dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
 # For bench and bench-quick.
 BENCH := gnuplot-nox:gnuplot haproxy:haproxy libnginx-mod-stream: nftables:nft
-LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format
+LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format mandoc:mandoc man-db:man
 # For `make test-kernels`; not among what `deps` installs.
 KERNELS := qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod xz-utils:xz
+# For `make deb` and `make test-deb`; not among what `deps` installs.
+DEB := debhelper:dh lintian:lintian mmdebstrap:mmdebstrap
 CLANGS = $(shell apt-cache search --names-only '^clang-(1[4-9]|[2-9][0-9])$$' | cut -d' ' -f1)
 
 packages = $(foreach item,$(1),$(firstword $(subst :, ,$(item))))
@@ -39,8 +44,8 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps deps-kernels deps-bench demo bench bench-quick test test-kill test-ring test-random test-flood test-config test-kernels \
-	test-kernels-quick lint format clean help need-root FORCE
+.PHONY: all deps deps-kernels deps-bench deps-deb demo bench bench-quick test test-kill test-ring test-random test-flood test-config test-kernels \
+	test-kernels-quick lint format clean install uninstall deb test-deb help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
 
@@ -63,7 +68,7 @@ deps: ## install through apt what is missing to build, run, test and lint
 deps-kernels: ## and what test-kernels needs: qemu, and each clang that Debian has
 deps-kernels: deps # first: apt may know of no clang before
 deps-kernels: PACKAGES += $(call packages,$(KERNELS)) $(CLANGS)
-deps deps-kernels deps-bench:
+deps deps-kernels deps-bench deps-deb:
 	@missing="$(MISSING)"; \
 	if ! command -v apt-get >/dev/null; then \
 		echo "deps: no apt-get here, so see to these: $(call commands,$(BUILD) $(RUN)),"; \
@@ -82,6 +87,8 @@ deps deps-kernels deps-bench:
 deps-bench: ## and what bench needs
 deps-bench: deps
 deps-bench: PACKAGES += $(call packages,$(BENCH))
+deps-deb: ## and what deb and test-deb need
+deps-deb: PACKAGES += $(call packages,$(DEB))
 
 demo: need-root deps all ## set up a lab of network namespaces and balance pings in it
 	netns/demo.sh
@@ -118,6 +125,22 @@ bench: need-root deps deps-bench all ## what a packet costs, beside what it shou
 bench-quick: need-root deps deps-bench all ## a few rounds of it, to see that it works
 	@bench/run quick
 
+install: xdp_lb.o ## install below PREFIX, /usr/local, and DESTDIR
+	@packaging/install.sh install
+
+uninstall: ## remove what install has put there; what is up stays up, and files in /etc/xdp-lb stay
+	@packaging/install.sh uninstall
+
+deb: xdp_lb.o ## build a package for Debian, of the version in debian/changelog
+	@$(call need,dh,deps-deb)
+	@rm -f xdp-lb_*_all.deb
+	@debian/rules binary >debian/log 2>&1 || { cat debian/log >&2; exit 1; }
+	@dh_clean debian/log
+	@ls xdp-lb_*_all.deb
+
+test-deb: need-root deps deps-deb deb ## and install, use and purge it in a new Debian 12, a directory of its own
+	@tests/deb.sh
+
 lint: ## check format, shell pitfalls, licence lines and the length of functions
 	@tests/lint.sh
 
@@ -125,7 +148,7 @@ format: ## format the C and shell code
 	@tests/lint.sh --fix
 
 clean: ## remove what was built
-	rm -f $(OBJECTS) $(OBJECTS:.o=.d) .flags
+	rm -f $(OBJECTS) $(OBJECTS:.o=.d) .flags xdp-lb_*_all.deb
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s%s\n", $$1, $$2 }' Makefile
@@ -134,10 +157,10 @@ need-root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "This needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
 
 # $(call need,COMMAND...): fails for the first that is not there, and says how to get it.
-how_to_get = { echo "$$need is missing: install it, on Debian with \`sudo make deps\`" >&2; exit 1; }
-need = for need in $(1); do command -v "$$need" >/dev/null || $(how_to_get); done
+how_to_get = { echo "$$need is missing: install it, on Debian with \`sudo make $(or $(1),deps)\`" >&2; exit 1; }
+need = for need in $(1); do command -v "$$need" >/dev/null || $(call how_to_get,$(2)); done
 
 # $(call need_headers,HEADER...): the same for what the compiler should find.
 has_header = printf '\#if !__has_include(<%s>)\n\#error\n\#endif\n' "$$need" | \
 	$(COMPILE) -E -x c - >/dev/null 2>&1
-need_headers = for need in $(1); do $(has_header) || $(how_to_get); done
+need_headers = for need in $(1); do $(has_header) || $(call how_to_get); done

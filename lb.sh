@@ -12,10 +12,12 @@ set -euo pipefail
 shopt -s extglob
 export LC_ALL=C
 
-PROGRAM=lb.sh
-HERE=${BASH_SOURCE[0]}
+# What it was called by, which where it is installed is a link.
+SELF=${BASH_SOURCE[0]}
+[[ $SELF == /* ]] || SELF=$PWD/${SELF#./}
+PROGRAM=${SELF##*/}
+HERE=$SELF
 [[ ! -L $HERE ]] || HERE=$(readlink -f "$HERE")
-[[ $HERE == /* ]] || HERE=$PWD/${HERE#./}
 HERE=${HERE%/*}
 OBJECT=$HERE/xdp_lb.o
 

@@ -59,7 +59,7 @@ help_port() {
 	for service in "${SERVICES[@]}"; do
 		[[ ${SERVICE_MODE[$service]} == gue ]] || continue
 		[[ ${HELP_PORT:-${SERVICE_GUE_PORT[$service]}} == "${SERVICE_GUE_PORT[$service]}" ]] ||
-			die "services in mode gue have different ports, $HELP_PORT and ${SERVICE_GUE_PORT[$service]}, and lb.sh decap takes one: $PROGRAM service del $service"
+			die "services in mode gue have different ports, $HELP_PORT and ${SERVICE_GUE_PORT[$service]}, and $PROGRAM decap takes one: $PROGRAM service del $service"
 		HELP_PORT=${SERVICE_GUE_PORT[$service]}
 	done
 }
@@ -67,13 +67,14 @@ help_port() {
 # What is wrapped is unwrapped by one program for all services, so it is told of all who may send. The address is one of
 # those who send packets for this one.
 help_unwrap() { # ADDRESS
-	local port=''
+	local port='' command=$PROGRAM where=''
+	[[ $SELF != "$HERE/$PROGRAM" ]] || command=./$PROGRAM where="; in the directory of $PROGRAM" # not installed
 	help_sources
 	[[ ${HELP_PORT:-6080} == 6080 ]] || port=" gue-port $HELP_PORT"
 	cat <<-EOF2
-		# what is wrapped is unwrapped where it comes in; in the directory of lb.sh
+		# what is wrapped is unwrapped where it comes in$where
 		dev=\$(ip -o route get $1 | sed 's/.* dev \\([^ ]*\\).*/\\1/')
-		./lb.sh decap "\$dev" from ${HELP_SOURCES[*]}$port
+		$command decap "\$dev" from ${HELP_SOURCES[*]}$port
 		# clients learn by themselves that their packets must be smaller; to spare them that: ip route change ... advmss 1380
 	EOF2
 }

@@ -54,7 +54,7 @@ verb_apply() {
 		case $1 in
 		now | force) words+=("$1") ;;
 		confirm)
-			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ ]] || misuse "'${2:-}' is no time to wait for lb.sh confirm: 1 to 99999 seconds are"
+			[[ ${2:-} =~ ^[1-9][0-9]{0,4}$ ]] || misuse "'${2:-}' is no time to wait for $PROGRAM confirm: 1 to 99999 seconds are"
 			seconds=$2
 			shift
 			;;
@@ -78,7 +78,7 @@ confirm_expect() { # SECONDS
 	config_save seed
 	( # whose child is nobody's that we wait for
 		exec {LOCK}<&-
-		setsid "$HERE/lb.sh" -i "$INSTANCE" rollback "$TOKEN" "$1" <<<"$SAVED" &>/dev/null &
+		setsid "$SELF" -i "$INSTANCE" rollback "$TOKEN" "$1" <<<"$SAVED" &>/dev/null &
 	)
 }
 

@@ -42,7 +42,7 @@ def output: if $format == "json" then tojson else text end;
 # that the kernel added. A sample is there as soon as it has its size; what follows is not of it.
 def samples: foreach inputs as $line (null;
 	if $line | startswith("==") then []
-	elif $line | startswith("lost") then "lb.sh: \($line): too many at once\n" | stderr | null
+	elif $line | startswith("lost") then "\($program): \($line): too many at once\n" | stderr | null
 	elif . == null or length >= $layout.sample[0] then null
 	else . + ($line | split(" ") | map(select(. != "") | hex_number)) end;
 	select(length >= $layout.sample[0]));

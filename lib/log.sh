@@ -49,7 +49,7 @@ log_renew_forever() {
 log_lines() {
 	local format=text
 	[[ -z $JSON ]] || format=json
-	jq -Rnr --unbuffered -L "$HERE/lib" --arg count "$1" --arg format "$format" \
+	jq -Rnr --unbuffered -L "$HERE/lib" --arg count "$1" --arg format "$format" --arg program "$PROGRAM" \
 		--argjson layout "$(log_layout)" --argjson reasons "$(reasons_json)" -f "$HERE/lib/log.jq"
 }
 

@@ -18,11 +18,11 @@ reexec() {
 	[[ -n $INSTANCE ]] || words=()
 	[[ -z $VERBOSE ]] || words+=(-v)
 	[[ -z $JSON ]] || words+=(-j)
-	[[ ${ENTER[*]} == *--mount* ]] || exec nsenter "${ENTER[@]}" "$HERE/lb.sh" "${words[@]}" "$@"
+	[[ ${ENTER[*]} == *--mount* ]] || exec nsenter "${ENTER[@]}" "$SELF" "${words[@]}" "$@"
 	# nsenter cannot keep the working directory across mount namespaces, hence the cd.
 	# shellcheck disable=SC2016
 	exec nsenter "${ENTER[@]}" /bin/bash -c 'cd "$0" 2>/dev/null; exec "$@"' \
-		"$PWD" "$HERE/lb.sh" "${words[@]}" "$@"
+		"$PWD" "$SELF" "${words[@]}" "$@"
 }
 
 # `ip netns exec` gives the command a /sys of its own, without bpffs; what is pinned there vanishes

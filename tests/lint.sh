@@ -85,6 +85,16 @@ lengths() {
 	' "${@:2}" >&2
 }
 
+# Both of those who format it.
+manual() {
+	local said
+	said=$(
+		mandoc -T lint -W warning "$1" 2>&1
+		man --warnings -E UTF-8 -l -Tutf8 -Z "$1" 2>&1 >/dev/null
+	)
+	[[ -z $said ]] || { echo "$said" >&2 && return 1; }
+}
+
 check_all() {
 	local shell=("${programs[@]}" "${pieces[@]}" "${bats[@]}")
 	# SC2317: a function called by a name kept in a variable is not unreachable.
@@ -95,12 +105,13 @@ check_all() {
 	check shellcheck -x -P SCRIPTDIR -e "$any" "${programs[@]}"
 	check shellcheck -x -P SCRIPTDIR -s bash -e "$alone" "${pieces[@]}"
 	check shellcheck -x -P SCRIPTDIR -e "$alone" "${bats[@]}"
+	check manual lib/xdp-lb.8
 	check licence "${c[@]}" "${shell[@]}" "${others[@]}"
 	check lengths "$MAX_C_LINES" "${c[@]}"
 	check lengths "$MAX_SHELL_LINES" "${shell[@]}"
 }
 
-need git clang-format shellcheck shfmt
+need git clang-format shellcheck shfmt mandoc man
 classify_all
 case ${1:-} in
 --fix)
