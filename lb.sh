@@ -69,7 +69,7 @@ main() {
 	enter_namespaces "$verb" "$@"
 	netns_inode
 	instance_choose
-	upgrade_recover
+	! upgrade_is_unfinished || (lock)
 	"verb_$verb" "$@"
 	maps_flush
 }

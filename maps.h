@@ -548,8 +548,8 @@ enum reason {
 	REASON_NO_FLOW, /* an ICMP error or a reset, and the flow is not known: left to the host */
 	REASON_NO_ROUTE, /* a reply in mode dnat to nowhere, or to an address of the host's that is none of
 			    ours: left to the host */
-	REASON_UPGRADING, /* to a port of mode nat whose flow `lb.sh upgrade` may not have carried over yet:
-			     dropped, for it comes again */
+	REASON_UPGRADING, /* TCP in mode nat of a flow that `lb.sh upgrade` may not have carried over yet: dropped, for
+			     it comes again */
 	REASON_COUNT,
 };
 
@@ -615,6 +615,7 @@ struct settings {
 	__u64 clock_jiffies; /* the moment from which clock_calibrate measures, on both clocks */
 	__u64 clock_nsec;
 	__u64 confirm; /* what `lb.sh apply ... confirm` is known by until it is confirmed; 0: none is waiting */
+	__u64 carrying_until; /* jiffies; until then `flows` may lack some, see REASON_UPGRADING */
 	__u64 neighbour_wanted; /* jiffies at the last reply in mode dnat without a known next hop; 0: never */
 	__u32 hz; /* jiffies a second; 0: not known, so nothing is cached */
 	/* Seconds. A flow that was idle for longer may lose its source port to a new one. */
@@ -627,8 +628,7 @@ struct settings {
 	__u16 nat_port_first; /* host order, outside of the host's own ip_local_port_range */
 	__u16 nat_port_last;
 	__u8 lo_forwarding[2]; /* IPv4, IPv6: 1 if we switched forwarding on for lo */
-	__u8 is_carrying; /* 1: `flows` may lack some, see REASON_UPGRADING */
-	__u8 pad;
+	__u8 pad[2];
 	__u32 index_half; /* 0 or 1: which half of service_index and return_index holds */
 	__u32 index_any_port[2]; /* of each half: services that have every port of an address */
 	__u32 seed_is_given; /* 1: by the owner, the same on several balancers; 0: it is our own */

@@ -12,6 +12,7 @@
 #define CARRY_MOVES 256 /* a power of 2 */
 #define CARRY_SIZE 4096 /* more octets than a key or a value has, a power of 2 */
 #define CARRY_CPUS 8192
+#define CARRY_SECONDS 10 /* of waiting, should lb.sh be killed meanwhile */
 
 /* So many octets of the old form are there in the new one. */
 struct carry_move {
@@ -35,9 +36,13 @@ struct carry_request {
 	__u32 value_size;
 	__u32 key_moves; /* the first of `moves`; the value's follow them */
 	__u32 value_moves;
-	__u32 seen; /* where the new form says when a row was last used; 0: it does not */
+	__u32 room; /* rows that the new map takes without forgetting others; 0: as many as there are */
+	__u32 is_late; /* 1: packets may see carry_to already, and what it has stays as it is */
+	__u32 is_live; /* 1: the rows are of flows, and packets that find none are to wait */
 	enum carry_counts_of counts; /* of carry_counts: what it adds to */
 	__u32 counted;
+	enum flow_state
+		flow_states; /* never set: so that its enumerators are in the BTF, where lb.sh compares them */
 	struct carry_move moves[CARRY_MOVES];
 };
 
@@ -51,7 +56,8 @@ struct {
 
 /* A row: what no move sets in its new form stays zero. Not pinned. */
 struct carry_work {
-	__u32 refused; /* rows that the new map did not take */
+	__u32 rows;
+	__u32 refused; /* of them, that the new map does not take */
 	__u8 old_key[CARRY_SIZE];
 	__u8 old_value[CARRY_SIZE];
 	__u8 key[2 * CARRY_SIZE];
@@ -129,21 +135,6 @@ static __always_inline void carry_value(const struct carry_request *request,
 	bpf_loop(request->value_moves, carry_value_octets, NULL, 0);
 }
 
-/* Has carry_to the row in work already, and used since? */
-static __always_inline bool carry_has_newer(const struct carry_request *request,
-					    const struct carry_work *work)
-{
-	const void *there = bpf_map_lookup_elem(&carry_to, work->key);
-	__u32 seen = request->seen & (CARRY_SIZE - 1);
-	__u64 now = 0, then = 0;
-
-	if (!there || !seen)
-		return false;
-	bpf_probe_read_kernel(&now, sizeof(now), there + seen);
-	bpf_probe_read_kernel(&then, sizeof(then), work->value + seen);
-	return now >= then;
-}
-
 static long carry_row(void *map, const void *key, const void *value, void *unused)
 {
 	struct carry_request *request = carry_request_get(0);
@@ -154,23 +145,29 @@ static long carry_row(void *map, const void *key, const void *value, void *unuse
 	bpf_probe_read_kernel(work->old_key, request->key_size & (CARRY_SIZE - 1), key);
 	bpf_loop(request->key_moves, carry_key_octets, NULL, 0);
 	carry_value(request, work, value);
-	if (!carry_has_newer(request, work) &&
-	    bpf_map_update_elem(&carry_to, work->key, work->value, BPF_ANY))
+	/* Not replaced: a packet that has found the element may still write to it when it is another flow's. */
+	if (bpf_map_update_elem(&carry_to, work->key, work->value,
+				request->is_late ? BPF_NOEXIST : BPF_ANY) ||
+	    (request->room && ++work->rows > request->room))
 		work->refused++;
 	return 0;
 }
 
-/* Returns the number of rows that the new map has no room for. */
+/* Returns the number of rows that the new map did not take. */
 SEC("syscall")
 int carry_rows(void *unused)
 {
+	struct carry_request *request = carry_request_get(0);
 	struct carry_work *work = carry_work_get();
+	struct settings *conf = settings_get();
 
-	if (!work)
+	if (!request || !work || !conf)
 		return 1;
-	work->refused = 0;
+	if (request->is_live)
+		conf->carrying_until = jiffies() + CARRY_SECONDS * conf->hz;
+	work->rows = work->refused = 0;
 	bpf_for_each_map_elem(&carry_from, carry_row, NULL, 0);
-	return work->refused;
+	return request->is_late ? 0 : work->refused;
 }
 
 /* Adds the value in `work` to one of this CPU's, to which packets add as well. */

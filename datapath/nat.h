@@ -532,6 +532,13 @@ static __always_inline struct flow *nat_reply_find(const struct packet *pkt,
 	return flow && flow->direction == FLOW_TO_CLIENT ? flow : NULL;
 }
 
+/* May its flow be one that is on its way into `flows`? */
+static __always_inline bool nat_is_early(const struct packet *pkt, const struct settings *conf)
+{
+	return conf->carrying_until > jiffies() && pkt->tuple.protocol == IPPROTO_TCP &&
+	       !packet_is_syn(pkt);
+}
+
 /* May it be the reply to a flow that we do not know? */
 static __always_inline bool nat_may_be_reply(const struct packet *pkt, const struct settings *conf)
 {
@@ -556,7 +563,9 @@ static __always_inline int nat_forward(struct xdp_md *ctx, const struct packet *
 		work = nat_work_get();
 		if (!work)
 			return XDP_PASS;
-		reason = nat_begin_or_confirm(ctx, pkt, service, conf, flow, work);
+		reason = !flow && nat_is_early(pkt, conf) ?
+				 REASON_UPGRADING :
+				 nat_begin_or_confirm(ctx, pkt, service, conf, flow, work);
 		if (reason != REASON_FORWARDED)
 			return finish(ctx, pkt, conf, service->id, reason);
 		flow = &work->flow;

@@ -72,11 +72,24 @@ device_attach() {
 		say "$1: attached already"
 		return
 	fi
-	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program "$3" ||
-		die "the program cannot be attached to '$1'; what the kernel said is above"
+	device_set "$@" || die "the program cannot be attached to '$1'; what the kernel said is above"
 	UP_ATTACHED+=("$1")
 	state_read # who has our program now
 	say "$1: attached"
+}
+
+# Where an interface has the program, another gets the same, and not what may be in the object by now.
+device_set() { # NAME xdp|xdpgeneric PROGRAM
+	local id
+	for id in "${!PROGRAMS[@]}"; do
+		[[ ${PROGRAMS[$id]} == "$3" ]] || continue
+		run rm -f "$DIR/attaching"
+		run bpftool prog pin id "$id" "$DIR/attaching"
+		run_quietly ip link set dev "$1" "$2" pinned "$DIR/attaching" || return
+		run rm -f "$DIR/attaching"
+		return
+	done
+	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program "$3"
 }
 
 # Without the mode ip would ask for the native program, and leave a generic one where it is.

@@ -22,6 +22,7 @@ instance_choose() {
 lock() {
 	exec {LOCK}</proc/self/ns/net
 	flock -w "${LOCK_WAIT:-60}" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
+	upgrade_recover
 }
 
 # For what makes or removes an instance: one at a time everywhere, as they share a directory.

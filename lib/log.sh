@@ -26,7 +26,8 @@ verb_log() {
 
 # The datapath logs for a few seconds after each of these, so nothing stays switched on behind us.
 log_renew() {
-	[[ $CONTROL -ef /proc/self/fd/$LOG_LOCK ]] || die "instance '$INSTANCE' is gone"
+	[[ $CONTROL -ef /proc/self/fd/$LOG_LOCK ]] ||
+		die "instance '$INSTANCE' $([[ -e $CONTROL/ring_fill ]] && echo "was upgraded, or made anew: begin again" || echo "is gone")"
 	VERBOSE='' control_ask log_renew || die "control program log_renew failed"
 }
 

@@ -142,19 +142,23 @@ function moves_of(map, old, new,    i, path, o, n, first, size) {
 	return moves - first
 }
 
-function carry(map, when,    key_moves, value_moves, seen, text, i) {
+function carry(map, when,    key_moves, value_moves, room, text, i) {
 	split("", move_from)
 	moves = 0
 	key_moves = moves_of(map, "old:" map " key", "new:" map " key")
 	value_moves = moves_of(map, "old:" map " value", "new:" map " value")
-	split(leaf["new:" map " value", ".seen"], seen, " ")
+	room = def_number("new:" map, "max_entries")
+	if (old_def[map, "type"] ~ /array/ && room < old_def[map, "max_entries"])
+		refuse(map ": the new object has room for " room " rows, and there are " old_def[map, "max_entries"])
+	# A table that is full forgets, and does so sooner on several processors.
+	room = when == "live" && room < old_def[map, "max_entries"] ? int(room / 2) : 0
 	if (moves > 256 || old_def[map, "value"] >= 4096 || def_size("new:" map, "value") >= 4096)
 		refuse(map ": its rows are too large to be carried over")
 	for (i = 1; i <= moves; i++)
 		text = text encode("carry_move from=" move_from[i] " to=" move_to[i] " size=" move_size[i])
 	gsub(/ /, "", text)
 	print "carry " map " " map_id[map] " " when " " encode("carry_request key_size=" old_def[map, "key"] " value_size=" old_def[map, "value"] \
-		" key_moves=" key_moves " value_moves=" value_moves " seen=" seen[1] + 0 (map in counts_of ? " counts=" counts_of[map] : "") " moves=" text)
+		" key_moves=" key_moves " value_moves=" value_moves " is_live=" (when == "live") " room=" room (map in counts_of ? " counts=" counts_of[map] : "") " moves=" text)
 }
 
 function refuse(text) {
@@ -211,22 +215,32 @@ function struct_named(which, name,    type) {
 	return ""
 }
 
-# A number that stands for something else now would be misread in any map.
+# A number that stands for something else now, or for nothing, would be misread in any map. How many there are may change.
 function compare_enumerators(    name) {
-	for (name in enumerator)
-		if (sub(/^old:/, "", name) && ("new:" name) in enumerator && enumerator["old:" name] != enumerator["new:" name] && \
-		    name !~ /(_COUNT|_REASONS|_SIZE)$/)
+	for (name in enumerator) {
+		if (!sub(/^old:/, "", name) || name ~ /(_COUNT|_REASONS)$/)
+			continue
+		if (!(("new:" name) in enumerator) && name !~ /^(REASON|DECAP)_/)
+			refuse("the new object knows no " name)
+		else if (("new:" name) in enumerator && enumerator["old:" name] != enumerator["new:" name])
 			refuse(name " was " enumerator["old:" name] " and is " enumerator["new:" name])
+	}
 }
 
 END {
 	definitions()
+	if (!(("new:services", "type") in def)) {
+		refuse("it is not the object of xdp_lb")
+		exit
+	}
 	compare_enumerators()
 	for (i = 1; i <= maps; i++)
 		becomes[names[i]] = becomes_of(names[i])
 	# Which half of the index holds is said there, and must not change for those who look into the old one.
-	if (becomes["settings"] == "same" && (becomes["service_index"] == "fresh" || becomes["return_index"] == "fresh"))
-		becomes["settings"] = "once"
+	# Likewise until when packets without a flow wait.
+	for (i = 1; i <= maps; i++)
+		if (becomes["settings"] == "same" && (names[i] ~ /_index$/ && becomes[names[i]] == "fresh" || becomes[names[i]] == "live"))
+			becomes["settings"] = "once"
 	for (i = 1; i <= maps; i++) {
 		map = names[i]
 		if (becomes[map] == "same" || becomes[map] == "fresh")

@@ -5,7 +5,9 @@
 #	$NEXT/tc/globals	maps, those that stay as they are too, and control programs
 #	.../carrying/MAP	programs that carry the rows of a map over whose layout has changed
 #	$NEXT/before/IFINDEX	the program that the interface has had
-#	$NEXT/committed		a command that was killed is completed by the next one; without, it is taken back
+#	$NEXT/committed		an upgrade that was killed is completed by the next command; without, it is taken back
+#
+# Then $NEXT becomes $DIR, and what is left in there but maps and control programs is removed; $DIR/committed last.
 
 # verb upgrade: [OBJECT]
 verb_upgrade() {
@@ -34,9 +36,11 @@ upgrade_plan() {
 	local plan line
 	local -a refused=()
 	SAME=() CARRY=()
-	plan=$(awk -f "$HERE/lib/address.awk" -f "$HERE/lib/layout.awk" -f "$HERE/lib/encode.awk" -f "$HERE/lib/upgrade.awk" \
+	if ! plan=$(awk -f "$HERE/lib/address.awk" -f "$HERE/lib/layout.awk" -f "$HERE/lib/encode.awk" -f "$HERE/lib/upgrade.awk" \
 		<(upgrade_maps) side=old: <(bpftool btf dump prog pinned "$DIR/tc/globals/control/ring_fill") \
-		side=new: <(bpftool btf dump "$@"))
+		side=new: <(bpftool btf dump "$@") 2>/dev/null) || [[ -z $plan ]]; then
+		die "the maps of instance '$INSTANCE' and ${!#} cannot be compared: has it BTF?"
+	fi
 	split_lines "$plan"
 	for line in "${ROWS[@]}"; do
 		case $line in
@@ -48,7 +52,7 @@ upgrade_plan() {
 	done
 	((${#refused[@]} == 0)) || {
 		for line in "${refused[@]}"; do warn "$line"; done
-		die "this object cannot take over, and nothing was changed: $PROGRAM save, down, up with it, and apply"
+		die "${!#} cannot take over, and nothing was changed; without what is remembered: $PROGRAM save, down, up with it, apply"
 	}
 }
 
@@ -67,7 +71,6 @@ upgrade_maps() {
 upgrade_prepare() {
 	local name line
 	local -a words
-	run rm -rf "$NEXT"
 	run mkdir -p "$NEXT/tc/globals/carrying" "$NEXT/before"
 	upgrade_plan file "$1"
 	for name in "${SAME[@]}"; do BATCH+=("map pin pinned $MAPS/$name $NEXT/tc/globals/$name"); done
@@ -77,12 +80,11 @@ upgrade_prepare() {
 	for line in "${CARRY[@]}"; do
 		read -r -a words <<<"$line"
 		upgrade_carry_load "$1" "${words[@]:1:3}"
-		[[ ${words[3]} == counts ]] || upgrade_carry "${words[@]:1}"
+		[[ ${words[3]} == counts ]] || upgrade_carry 0 "${words[@]:1}"
 		say "${words[1]}: its layout has changed, and it is carried over"
 	done
 	[[ " ${SAME[*]} " == *" service_index "* && " ${SAME[*]} " == *" return_index "* ]] ||
 		control_run index_fill "the index of services has no room for one of them"
-	[[ ${CARRY[*]} != *" live "* ]] || map_change settings 0 : settings is_carrying=1
 	maps_flush
 }
 
@@ -103,12 +105,13 @@ upgrade_carry_load() {
 	fi
 }
 
-# upgrade_carry MAP ID WHEN OCTETS...: those of the request.
+# upgrade_carry IS_LATE MAP ID WHEN OCTETS...: those of the request.
 upgrade_carry() {
-	local map=$1 program=carry_rows
-	[[ $3 != counts ]] || program=carry_counts
+	local map=$2 program=carry_rows
+	[[ $4 != counts ]] || program=carry_counts
 	encode 0
-	KEY=$OCTETS OCTETS="${*:4}"
+	KEY=$OCTETS
+	encode_over "${*:5}" carry_request is_late="$1"
 	map_write carry_request
 	BATCH+=("prog run pinned $MAPS/carrying/$map/$program repeat 0")
 	CHECKS+=("$map: the new object has no room for all that is in it")
@@ -123,22 +126,23 @@ upgrade_complete() {
 	upgrade_devices
 	upgrade_look next
 	upgrade_devices
-	upgrade_carry_all live # the less is begun meanwhile
+	# So that the less is begun meanwhile. Has a killed command attached some already?
+	if compgen -G "$NEXT/before/*" >/dev/null; then upgrade_carry_all live 1; else upgrade_carry_all live 0; fi
 	for device in "${!modes[@]}"; do upgrade_attach "$device" "${modes[$device]}" xdp_lb; done
 	for device in "${!decaps[@]}"; do upgrade_attach "$device" "${decaps[$device]}" xdp_decap; done
-	upgrade_carry_all live
-	map_change settings 0 : settings is_carrying=0
-	upgrade_carry_all counts
+	upgrade_carry_all live 1
+	map_change settings 0 : settings carrying_until=0
+	upgrade_carry_all counts 1
 	upgrade_end
 }
 
-# upgrade_carry_all live|counts
+# upgrade_carry_all live|counts IS_LATE
 upgrade_carry_all() {
 	local line
 	local -a words
 	for line in "${CARRY[@]}"; do
 		read -r -a words <<<"$line"
-		[[ ${words[3]} != "$1" ]] || upgrade_carry "${words[@]:1}"
+		[[ ${words[3]} != "$1" ]] || upgrade_carry "$2" "${words[@]:1}"
 	done
 }
 
@@ -155,40 +159,83 @@ upgrade_attach() {
 	local before=$NEXT/before/${LINK_INDEX[$1]}
 	[[ -e $before ]] || run bpftool prog pin id "${LINK_PROGRAM[$1]}" "$before"
 	run_quietly ip -force link set dev "$1" "xdp$2" pinned "$CONTROL/$3" && say "$1: has the new program" && return
-	for before in "$NEXT"/before/*; do
-		run ip -force link set dev "${LINK_NAME[${before##*/}]}" "xdp${LINK_MODE[${LINK_NAME[${before##*/}]}]}" pinned "$before" || true
-	done
+	upgrade_detach
 	upgrade_cancel
 	die "'$1' did not take the new program, and all interfaces have the one that they had; what the kernel said is above"
 }
 
+# Gives all interfaces back what they had.
+upgrade_detach() {
+	local before name
+	for before in "$NEXT"/before/*; do
+		name=${LINK_NAME[${before##*/}]:-}
+		[[ -z $name ]] || run ip -force link set dev "$name" "xdp${LINK_MODE[$name]:-}" pinned "$before" || true
+	done
+}
+
 # What there was is gone in one step, what there is now in its place in another.
 upgrade_end() {
-	run rm -rf "$NEXT/before" "$NEXT/tc/globals/carrying"
-	run rm -f "$NEXT"/tc/globals/control/xdp_*
-	run rm -rf "$DIR~"
 	[[ ! -d $DIR ]] || run mv "$DIR" "$DIR~"
 	run mv "$NEXT" "$DIR"
-	run rm -rf "$DIR~"
+	upgrade_sweep
+}
+
+upgrade_sweep() {
+	run rm -rf "$DIR/before" "$DIR/tc/globals/carrying" "$DIR~"
+	run rm -f "$DIR"/tc/globals/control/xdp_*
 	run rmdir "$DIR/committed"
 	MAPS=$DIR/tc/globals CONTROL=$MAPS/control
 }
 
-# What a killed upgrade has left: by whichever command comes next, in a shell of its own, as it locks what the command may lock again.
+# Has a killed upgrade left anything, of any instance?
+upgrade_is_unfinished() {
+	compgen -G "$ROOT/*+" >/dev/null || compgen -G "$ROOT/*/committed" >/dev/null
+}
+
+# For who has the lock of this network namespace, before he looks at anything: completes or takes back what killed upgrades have
+# left. Of all instances in it, as they share what is the host's. Each in a shell of its own, which ends where it fails; so this must
+# not be called where failure is let pass.
 upgrade_recover() {
-	[[ -d $NEXT || -d $DIR/committed ]] || return 0
-	(
-		lock_all
-		if [[ -d $NEXT/committed && -d $DIR ]]; then
-			state_read
-			((STATE_NETNS == $NETNS_INODE)) || exit 0
+	local dir status
+	for dir in "$ROOT"/*+ "$ROOT"/*/committed; do
+		[[ -d $dir ]] || continue
+		dir=${dir%/committed}
+		set +e
+		(set -e && upgrade_recover_one "${dir%+}") >&2
+		status=$?
+		set -e
+		((status == 0)) || [[ ${dir%+} != "$DIR" ]] || exit "$status"
+	done
+}
+
+upgrade_recover_one() { # DIR
+	BATCH=() CHECKS=()     # these are the parent's to do
+	DIR=$1 NEXT=$1+ INSTANCE=${1##*/}
+	MAPS=$DIR/tc/globals CONTROL=$MAPS/control
+	if [[ ! -d $NEXT ]]; then
+		! upgrade_is_here || upgrade_sweep
+	elif [[ ! -d $NEXT/committed ]]; then
+		! upgrade_is_here || upgrade_cancel
+	elif [[ -d $DIR ]]; then
+		if upgrade_is_here; then
 			upgrade_plan prog pinned "$NEXT/tc/globals/control/ring_fill"
 			upgrade_complete
-		elif [[ -d $NEXT/committed ]]; then
-			upgrade_end
-		else
-			run rm -rf "$NEXT" "$DIR~"
-			[[ ! -d $DIR/committed ]] || run rmdir "$DIR/committed"
+		elif upgrade_is_nowhere; then
+			upgrade_cancel
 		fi
-	) >&2 || exit
+	else
+		MAPS=$NEXT/tc/globals
+		! upgrade_is_here || upgrade_end
+	fi
+}
+
+# Is the instance this network namespace's?
+upgrade_is_here() {
+	state_read
+	((STATE_NETNS == 0 || STATE_NETNS == $NETNS_INODE))
+}
+
+# Is its network namespace gone? Then `up` can only see that nobody has its programs once we do not either.
+upgrade_is_nowhere() {
+	[[ -z $(netns_names "$STATE_NETNS") ]] && ! lsns -n -t net -o NS | grep -qw "$STATE_NETNS"
 }

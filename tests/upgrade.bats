@@ -33,7 +33,8 @@ setup_file() {
 	# Fields in the middle of keys' values, values that others hold, one more counter; and more room.
 	changed wider 's/^struct flow {/&\n\t__u64 test_flow;/; s/^struct syn {/&\n\t__u32 test_syn[2];/; s/^struct member {/&\n\t__u64 test_member;/
 		s/^	enum service_mode mode;/\t__u64 test_service;\n&/; s/^	__u32 hz;/\t__u32 test_setting[2];\n&/; s/^	__u64 opened;/\t__u64 test_count;\n&/
-		s/^	REASON_COUNT,/\tREASON_TEST,\n&/; s/^#define MAX_NEIGHBOURS .*/#define MAX_NEIGHBOURS 77777/; s/^	TARGET_DOWN = 2,/&\n\tTARGET_TEST = 3,/'
+		s/^	REASON_COUNT,/\tREASON_TEST,\n&/; s/^#define MAX_NEIGHBOURS .*/#define MAX_NEIGHBOURS 77777/'
+	changed roomier 's/^#define MAX_FLOWS .*/#define MAX_FLOWS 600000/' # nothing else: settings stay
 }
 
 teardown_file() {
@@ -145,30 +146,44 @@ received() {
 	[[ $(lb -j status | jq "$sum") == "$before" ]]
 }
 
-# upgrade_killed SERVICE VIP: with connections that carry data, and some that begin, all the time.
+# An upgrade that is killed after so many of its changes, with all its children; 0: not at all. Sets COUNT, of the changes.
+upgrade_and_kill() { # CHANGES OBJECT
+	local status=0
+	: >"$CHANGES"
+	KILL_AFTER=$1 KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" upgrade "$2" &>/dev/null || status=$?
+	((status == ($1 ? 137 : 0)))
+	COUNT=$(wc -l <"$CHANGES")
+}
+
+# upgrade_killed SERVICE VIP: with connections that carry data, and some that begin, all the time. By turns at one of the last
+# changes, and at one of all.
 upgrade_killed() {
-	local i objects=("$(object wider)" "$TOP/xdp_lb.o") status KILLS=0
-	RANDOM=${SEED:-1}
+	local i at counts=() objects=("$TOP/xdp_lb.o" "$(object wider)" "$(object roomier)") number=${UPGRADES:-4}
 	make_tools
 	start_servers "${SERVERS[@]}"
 	begin_talk "$2" "${CONNECTIONS:-100}"
-	for ((i = 0; i < ${UPGRADES:-4}; i++)); do
-		: >"$CHANGES"
-		status=0
-		KILL_AFTER=$((RANDOM % 75 + 1)) KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" \
-			upgrade "${objects[i % 2]}" &>/dev/null || status=$?
-		((status != 137)) || KILLS=$((KILLS + 1))
+	for i in 1 2 0; do
+		upgrade_and_kill 0 "${objects[i]}"
+		counts[i]=$COUNT
 		order rounds 1
-		lb backend "$(server_of "$1" h2-1001)" service "$1" weight $((RANDOM % 4 + 1)) 2>/dev/null
+	done
+	echo "changes: ${counts[*]}"
+	for ((i = 1; i <= number; i++)); do
+		at=$((counts[i % 3] - i / 2 % 12))
+		((i % 2)) || at=$((1 + i * (counts[i % 3] - 1) / number))
+		upgrade_and_kill "$at" "${objects[i % 3]}"
+		order rounds 1
+		lb backend "$(server_of "$1" h2-1001)" service "$1" weight $((i % 4 + 1)) 2>/dev/null
 		nothing_beside
 		[[ $(programs | jq length) == 3 ]]
-		lb upgrade "${objects[i % 2]}" 2>/dev/null
+		lb upgrade "${objects[i % 3]}" 2>/dev/null
 		order rounds 1
 		order news 10
 	done
+	lb upgrade
+	order rounds 1
 	order stop now
-	echo "$KILLS of $i killed in time"
-	((KILLS >= i / 3))
+	[[ $(map_dump settings | jq '.[0].value.carrying_until') == 0 ]]
 }
 
 @test "connections in mode nat live through upgrades that are killed on their way, and the next command completes" {
@@ -182,16 +197,28 @@ upgrade_killed() {
 @test "an object that cannot take over is refused, with what is wrong, and nothing is changed" {
 	changed slots 's/^	__u32 moving; .. 1 while/\t__u16 test_slot;\n\t__u16 moving; \/\* 1 while/'
 	changed renamed 's/^	MODE_DSR = 2/\tMODE_DSR = 7/'
-	changed narrower 's/^	__u32 weight;/\t__u16 weight;/; s/^#define MAX_BACKENDS .*/#define MAX_BACKENDS 255/'
+	changed rings 's/^	RING_SIZE = 65537,/\tRING_SIZE = 65521,/'
+	changed smaller 's/^#define MAX_FLOWS .*/#define MAX_FLOWS 64/'
+	changed fewer 's/^#define MAX_BACKENDS .*/#define MAX_BACKENDS 255/'
+	changed states 's/^	FLOW_RESET = 8,/\tFLOW_RESET = 16,/'
+	changed narrower 's/^	__u32 weight;/\t__u16 weight;/'
 	ids >"$BATS_TEST_TMPDIR/before"
 	run -1 lb upgrade "$(object slots)"
 	output_has 'rings: the new object has it in another form, and what is in it cannot be carried over'
 	run -1 lb upgrade "$(object renamed)"
 	output_has 'MODE_DSR was 2 and is 7' 'nothing was changed'
+	run -1 lb upgrade "$(object rings)"
+	output_has 'RING_SIZE was 65537 and is 65521'
+	run -1 lb upgrade "$(object smaller)"
+	output_has 'flows: the new object has no room for all that is in it'
+	run -1 lb upgrade "$(object states)"
+	output_has 'FLOW_RESET was 8 and is 16'
+	run -1 lb upgrade "$(object fewer)"
+	output_has 'targets: the new object has room for 256 rows, and there are 65535'
 	run -1 lb upgrade "$(object narrower)"
 	output_has "members: 'weight' has become another kind of number"
 	run -1 lb upgrade "$TOP/netns/xdp_pass.o"
-	output_has 'xdp_pass.o'
+	output_has 'it is not the object of xdp_lb' 'xdp_pass.o cannot take over'
 	run -1 lb upgrade "$TOP/none.o"
 	output_has "none.o is missing"
 	run -2 lb upgrade a b
@@ -208,18 +235,22 @@ upgrade_killed() {
 	EOF
 	chmod +x "$BATS_TEST_TMPDIR/bin/ip"
 	ids >"$BATS_TEST_TMPDIR/before"
-	PATH=$BATS_TEST_TMPDIR/bin:$PATH run -1 lb upgrade
-	output_has "'veth8' did not take the new program" 'no such luck'
-	ids | diff "$BATS_TEST_TMPDIR/before" -
+	for object in "$TOP/xdp_lb.o" "$(object wider)" "$(object roomier)"; do
+		PATH=$BATS_TEST_TMPDIR/bin:$PATH run -1 lb upgrade "$object"
+		output_has "'veth8' did not take the new program" 'no such luck'
+		ids | diff "$BATS_TEST_TMPDIR/before" -
+		[[ $(map_dump settings | jq '.[0].value.carrying_until') == 0 ]]
+	done
 }
 
-@test "one of several interfaces is taken off, and the others go on" {
+@test "one of several interfaces is taken off and put back, and the others go on" {
 	local before
+	lb upgrade "$(object wider)"
 	before=$(programs)
 	lb down veth8
 	jq -ne --argjson old "$before" --argjson new "$(programs)" '($new | length) == 2 and ($new - $old) == []'
-	lb up veth8
-	[[ $(programs | jq length) == 3 ]]
+	lb up veth8 # with the program that the others have
+	[[ $(programs | jq length) == 3 && $(programs | jq 'unique | length') == 2 ]]
 	lb down
 	nothing_is_left
 }
