@@ -32,33 +32,34 @@ doctor_print() {
 }
 
 # What is up as this instance: STANDING is up, none, half, version (another one's), foreign (of another network namespace) or
-# orphan (of one that is gone). Reads its state.
+# orphan (of one that is gone). Reads the state of one that is up; WHOSE is a foreign one's network namespace.
 doctor_standing() {
 	STANDING=up
+	state_clear
 	if [[ ! -d $DIR ]]; then
 		STANDING=none
-		state_clear
 	elif ! instance_exists || [[ ! -e $CONTROL/ring_fill ]]; then
 		STANDING=half
-		state_clear
 	elif [[ ! -e $CONTROL/index_fill ]] || ! (state_read) 2>/dev/null; then
 		STANDING=version
-		state_clear
 	else
 		state_read
 		if [[ -z ${LAYOUT[settings.confirm]:-} ]]; then
 			STANDING=version
-		elif ((STATE_NETNS != 0 && STATE_NETNS != $NETNS_INODE)); then
+		elif ((STATE_NETNS != 0 && STATE_NETNS != NETNS_INODE)); then
 			STANDING=foreign
-			[[ ${#PROGRAMS[@]} -gt 0 || -n $(netns_names "$STATE_NETNS") ]] || STANDING=orphan
+			WHOSE=$(netns_names "$STATE_NETNS")
+			[[ ${#PROGRAMS[@]} -gt 0 || -n $WHOSE ]] || STANDING=orphan
 		fi
 	fi
+	[[ $STANDING == up ]] || state_clear
 }
 
 # Reads all that the checks look at: the state, what ip says, and the words of the command.
 doctor_read() {
 	local name
 	local -a routes=()
+	ETHTOOL=$(command -v ethtool) || true
 	doctor_standing
 	doctor_commands
 	devices_attached

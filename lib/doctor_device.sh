@@ -51,7 +51,7 @@ doctor_veth() {
 doctor_checksums() {
 	local device
 	for device in "${DEVICES[@]}"; do
-		[[ ${LINK_KIND[$device]} == veth && ${ATTACHED[$device]:-} != generic ]] || continue
+		[[ -n $ETHTOOL && ${LINK_KIND[$device]} == veth && ${ATTACHED[$device]:-} != generic ]] || continue
 		peer_of "$device" || continue
 		FINE="$PEER_TEXT finishes checksums"
 		! feature "$PEER" tx-checksumming "${PEER_RUN[@]}" ||
@@ -64,7 +64,7 @@ doctor_checksums() {
 doctor_lro() {
 	local device
 	for device in "${DEVICES[@]}"; do
-		FINE="no LRO on ${DEVICES[*]}"
+		[[ -z $ETHTOOL ]] || FINE="no LRO on ${DEVICES[*]}"
 		! feature "$device" large-receive-offload ||
 			finding problem "$device has large-receive-offload on" "The interface joins segments to frames larger than the program gets or may send." \
 				"${IN}ethtool -K $device lro off"
@@ -87,7 +87,7 @@ doctor_gro() {
 	for device in "${DEVICES[@]}"; do
 		lowers_of "$device"
 		for lower in "${LOWERS[@]}"; do
-			FINE="no GRO on ${LOWERS[*]}, below $device"
+			[[ -z $ETHTOOL ]] || FINE="no GRO on ${LOWERS[*]}, below $device"
 			for name in generic-receive-offload rx-gro-hw large-receive-offload; do
 				[[ -z ${told["$lower,$name"]:-} ]] || continue
 				feature "$lower" "$name" || continue

@@ -44,7 +44,7 @@ doctor_jit() {
 }
 
 doctor_ethtool() {
-	command -v ethtool >/dev/null || ((${#DEVICES[@]} + ${#DECAPS[@]} == 0)) ||
+	[[ -n $ETHTOOL ]] || ((${#DEVICES[@]} + ${#DECAPS[@]} == 0)) ||
 		finding unchecked "offloads, queues and rings, as ethtool is missing" '' "apt-get install ethtool"
 }
 
@@ -73,7 +73,7 @@ doctor_instance() {
 			"$LB down"
 		;;
 	foreign)
-		finding problem "instance '$INSTANCE' belongs to another network namespace$(netns_names "$STATE_NETNS")" \
+		finding problem "instance '$INSTANCE' belongs to another network namespace$WHOSE" \
 			"Its interfaces and neighbours are not those here, so it was not looked at." "$LB -i $INSTANCE-2 status"
 		;;
 	orphan)

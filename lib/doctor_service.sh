@@ -44,6 +44,8 @@ doctor_arp() {
 			ipv4_conf "$device" arp_ignore
 			ignore=$REPLY
 			if ((ignore == 8)); then
+				[[ -z ${told[$device]:-} ]] || continue
+				told[$device]=1
 				finding problem "$device answers no ARP (arp_ignore is 8)" "No neighbour finds $vip." "$(arp_command "$device" arp_ignore)"
 			elif [[ $ignore == [12] && -z ${ATTACHED[$holder]:-} ]]; then
 				finding warning "$vip is on $holder, and $device does not answer for what others have (arp_ignore is $ignore)" \
@@ -132,7 +134,7 @@ service_revive() {
 	if [[ $'\n'$SAVED$'\n' == *$'\n'"backend down ${words[1]}"$'\n'* ]]; then
 		echo "$LB backend up ${words[1]}"
 	else
-		echo "$LB backend ${words[1]} service $1 weight 1"
+		echo "$LB ${line/ weight 0/ weight 1}"
 	fi
 }
 
