@@ -9,7 +9,8 @@ def link: . as $link | row("link"; .ifname; .linkinfo.info_kind, .mtu, (.link_in
 def neighbour: row("neighbour"; "\(.dev),\(.dst)"; (.state[0]),
 	if .state[0] == "PERMANENT" or has("managed") then "kept" else null end);
 
-def route: row("route"; .dst; if .type // "unicast" == "unicast" then .dev else null end, .prefsrc);
+def route: if .dst == "default" then row("default"; .dev; null)
+	else row("route"; .dst; if .type // "unicast" == "unicast" then .dev else null end) end;
 
 # Its members that get new flows.
 def serving: map(select(.state == "active"));

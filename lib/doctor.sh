@@ -5,24 +5,36 @@
 DOCTOR_CHECKS=(kernel bpffs jit ethtool leftovers instance program generic veth checksums lro gro vlan redirect queues
 	rings irqs mtu forwarding arp unwrapped_arp rp_filter address martian services backends neighbours ports counters)
 
-# verb doctor: [DEV...]
+# verb doctor: [DEV...]. Exit status 1 if there is a problem.
 verb_doctor() {
-	local before count=0 severity
-	FINDINGS=() DEVICES=()
+	local before
+	FINDINGS=() PROBLEMS=0
 	doctor_read "$@"
 	for CHECK in "${DOCTOR_CHECKS[@]}"; do
 		before=${#FINDINGS[@]} FINE=''
 		"doctor_$CHECK"
-		((${#FINDINGS[@]} > before)) || [[ -z $FINE ]] || finding fine "$FINE"
+		if ((${#FINDINGS[@]} > before)); then
+			[[ -n $JSON ]] || doctor_shorten $((before + 20))
+		elif [[ -n $FINE ]]; then
+			finding fine "$FINE"
+		fi
 	done
 	if [[ -n $JSON ]]; then doctor_print | jq -s .; else doctor_print | jq -r -f "$HERE/lib/doctor_text.jq"; fi
-	for severity in "${FINDINGS[@]}"; do [[ $severity != problem* ]] || count=$((count + 1)); done
-	((count == 0))
+	((PROBLEMS == 0))
+}
+
+# For people no more than a screenful of each check.
+doctor_shorten() { # LENGTH
+	local more=$((${#FINDINGS[@]} - $1)) last
+	((more > 0)) || return 0
+	last=${FINDINGS[-1]}
+	FINDINGS=("${FINDINGS[@]:0:$1}" "${last%%$'\x1f'*}"$'\x1f'"$CHECK"$'\x1f'"and $more more of this kind"$'\x1f\x1f')
 }
 
 # finding SEVERITY FOUND [WHY [COMMAND]]: problem: packets are lost; warning: they may be, or cost more; unchecked: it could not
 # be seen; fine.
 finding() {
+	[[ $1 != problem ]] || PROBLEMS=$((PROBLEMS + 1))
 	FINDINGS+=("$1"$'\x1f'"$CHECK"$'\x1f'"$2"$'\x1f'"${3:-}"$'\x1f'"${4:-}")
 }
 
@@ -62,8 +74,8 @@ doctor_read() {
 	ETHTOOL=$(command -v ethtool) || true
 	doctor_standing
 	doctor_commands
+	for name; do device_exists "$name"; done
 	devices_attached
-	for name; do [[ -n ${LINK_INDEX[$name]:-} ]] || device_exists "$name"; done
 	DEVICES=("${!ATTACHED[@]}")
 	for name; do [[ -n ${ATTACHED[$name]:-} ]] || DEVICES+=("$name"); done
 	STATUS=null SAVED=''
@@ -90,10 +102,11 @@ doctor_commands() {
 
 # The rows of lib/doctor.jq, in arrays by name.
 declare -A LINK_KIND LINK_MTU LINK_PEER LINK_NSID LINK_LOWER LINK_MASTER LINK_JITED LINK_PROGRAM_NAME
-declare -A ADDRESS_DEVICE NEIGHBOUR ROUTE_DEVICE ROUTE_SOURCE DOCTOR_SERVICE DOCTOR_BACKEND TROUBLE
+declare -A ADDRESS_DEVICE NEIGHBOUR ROUTE_DEVICE DOCTOR_SERVICE DOCTOR_BACKEND TROUBLE
 doctor_rows() {
 	local kind name w rows
 	local -a words
+	DEFAULT_DEVICE=''
 	rows=$(printf '%s\n' "$STATUS" "${ANSWERS[@]}" | jq -n -r -f "$HERE/lib/doctor.jq")
 	while read -r kind name w; do
 		read -ra words <<<"$w"
@@ -101,7 +114,8 @@ doctor_rows() {
 		link) doctor_link "$name" "${words[@]}" ;;
 		address) ADDRESS_DEVICE[$name]=$w ;;
 		neighbour) NEIGHBOUR[$name]=$w ;;
-		route) ROUTE_DEVICE[$name]=${words[0]} ROUTE_SOURCE[$name]=${words[1]} ;;
+		default) DEFAULT_DEVICE=${DEFAULT_DEVICE:-$name} ;;
+		route) ROUTE_DEVICE[$name]=$w ;;
 		service) DOCTOR_SERVICE[$name]=$w ;;
 		backend) DOCTOR_BACKEND[$name]=$w ;;
 		trouble) TROUBLE[$name]=$w ;;

@@ -85,6 +85,7 @@ doctor_gro() {
 	local device lower name
 	local -A told=()
 	for device in "${DEVICES[@]}"; do
+		[[ ${ATTACHED[$device]:-${LINK_KIND[$device]}} != @(drv|bond) ]] || continue # a bond may have a native program
 		lowers_of "$device"
 		for lower in "${LOWERS[@]}"; do
 			[[ -z $ETHTOOL ]] || FINE="no GRO on ${LOWERS[*]}, below $device"

@@ -82,14 +82,29 @@ doctor_instance() {
 	esac
 }
 
-# One on an interface that we need: a word of the command, where a VIP is, or on the way to a backend. And ours on none.
-doctor_program() {
-	local device mode first=''
+# Sets NEEDED: interfaces that are words of the command, have a VIP, or are those that replies come in by.
+devices_needed() {
+	local service backend vip address modes device
 	local -A needed=()
-	for device in "${DEVICES[@]}" "${ROUTE_DEVICE[@]}"; do needed[$device]=1; done
+	for device in "${DEVICES[@]}"; do needed[$device]=1; done
+	for service in "${SERVICES[@]}"; do
+		read -r _ vip _ <<<"${DOCTOR_SERVICE[$service]}"
+		read -r device _ <<<"${ADDRESS_DEVICE[$vip]:--}"
+		needed[$device]=1
+	done
+	for backend in "${BACKENDS[@]}"; do
+		read -r address _ _ _ _ modes <<<"${DOCTOR_BACKEND[$backend]}"
+		[[ ,$modes, != *,@(nat|dnat),* ]] || needed[${ROUTE_DEVICE[$address]:--}]=1
+	done
 	unset 'needed[-]' 'needed[lo]'
-	for device in "${!needed[@]}"; do
-		first=$device
+	NEEDED=("${!needed[@]}")
+}
+
+# Somebody else's on an interface that we need, and ours on none.
+doctor_program() {
+	local device
+	devices_needed
+	for device in "${NEEDED[@]}"; do
 		[[ -n ${LINK_PROGRAM[$device]:-} && -z ${PROGRAMS[${LINK_PROGRAM[$device]}]:-} ]] || continue
 		finding problem "$device has somebody else's XDP program, ${LINK_PROGRAM_NAME[$device]} (id ${LINK_PROGRAM[$device]})" \
 			"An interface has one, so the balancer sees none of its packets." \
@@ -98,5 +113,5 @@ doctor_program() {
 	[[ $STANDING == up && ${#SERVICES[@]} -gt 0 ]] || return 0
 	FINE="the balancer is on ${!ATTACHED[*]}"
 	((${#ATTACHED[@]})) ||
-		finding problem "instance '$INSTANCE' has services, and is on no interface" "Nothing is balanced." "$LB up ${first:-DEV}"
+		finding problem "instance '$INSTANCE' has services, and is on no interface" "Nothing is balanced." "$LB up ${NEEDED[0]:-DEV}"
 }

@@ -83,8 +83,8 @@ doctor_rp_filter() {
 	for device in "${!DECAPS[@]}"; do
 		ipv4_conf "$device" rp_filter
 		FINE="rp_filter lets pass what $device unwraps"
-		((REPLY != 1)) || [[ ${ROUTE_DEVICE[default]:-$device} == "$device" ]] ||
-			finding problem "$device has a strict rp_filter (1), and the default route leads by ${ROUTE_DEVICE[default]}" \
+		((REPLY != 1)) || [[ ${DEFAULT_DEVICE:-$device} == "$device" ]] ||
+			finding problem "$device has a strict rp_filter (1), and the default route leads by $DEFAULT_DEVICE" \
 				"Packets whose sender is not reached by the interface that they came in by are dropped: so are unwrapped ones of most clients." \
 				"${IN}sysctl -w net.ipv4.conf.$device.rp_filter=2"
 	done
@@ -187,8 +187,8 @@ doctor_neighbours() {
 
 # Ports of mode nat that the host gives to connections of its own.
 doctor_ports() {
-	local first last low high range
-	((${#SERVICES[@]})) || return 0
+	local first last low high command
+	[[ " ${SERVICE_MODE[*]} " == *' nat '* ]] || return 0
 	setting nat_port_first
 	first=$REPLY
 	setting nat_port_last
@@ -196,12 +196,21 @@ doctor_ports() {
 	read -r low high </proc/sys/net/ipv4/ip_local_port_range
 	FINE="source ports of mode nat ($first to $last) are not the host's own ($low to $high)"
 	((low <= last && high >= first)) || return 0
-	range="$((last + 1)) $((high > last + 1000 ? high : 65535))"
-	((65535 - last >= 1000)) || range="$((low < first - 1000 ? low : 1024)) $((first - 1))"
+	command="${IN}sysctl -w net.ipv4.ip_local_port_range="
+	if ((65535 - last >= 1000)); then
+		command+="'$((last + 1)) $((high > last + 1000 ? high : 65535))'"
+	elif ((first - 1024 >= 1000)); then
+		command+="'$((low < first - 1000 ? low : 1024)) $((first - 1))'"
+	else
+		command+="'32768 60999' && $(restart_commands)"
+	fi
 	finding warning "mode nat uses the source ports $first to $last, and the host itself $low to $high (ip_local_port_range)" \
-		"Where a connection of the host's own to a backend has a flow's port, its replies go to the flow's client." \
-		"$([[ $first,$last == 1024,65535 ]] && echo "${IN}sysctl -w net.ipv4.ip_local_port_range='32768 60999' && $LB save >lb.conf && $LB down && $LB up ${!ATTACHED[*]} && $LB apply lb.conf" ||
-			echo "${IN}sysctl -w net.ipv4.ip_local_port_range='$range'")"
+		"Where a connection of the host's own to a backend has a flow's port, its replies go to the flow's client." "$command"
+}
+
+# What is noted at `up`, and how large the tables are, is for the life of an instance.
+restart_commands() {
+	echo "saved=\$($LB save) && $LB down && $LB up ${!ATTACHED[*]} && $LB apply - <<<\"\$saved\""
 }
 
 # setting NAME: sets REPLY to a number of struct settings.
@@ -235,7 +244,7 @@ doctor_counter() { # FOUND REASON
 	case $2 in
 	unresolved) finding warning "$1" "When they came there was no way to their backend." "$LB status" ;;
 	no_port) finding warning "$1" "Flows of one backend and port used up all source ports; more addresses are more ports." "$LB snat ADDRESS" ;;
-	no_memory) finding warning "$1" "The kernel had no entry for their flow; a larger table has." "make FLOWS=1048576 && $LB down" ;;
+	no_memory) finding warning "$1" "The kernel had no entry for their flow; a larger table has." "make -C $HERE FLOWS=1048576 && $(restart_commands)" ;;
 	too_big) finding warning "$1" "They were larger than the interface that they would leave by, and nobody is told." "${IN}ip link show" ;;
 	no_route) finding warning "$1" "Backends answered clients that this host has no route to." "${IN}ip route show" ;;
 	esac

@@ -3,4 +3,5 @@
 
 if .severity == "fine" then "fine: \(.found)"
 elif .severity == "unchecked" then "not checked: \(.found)" + (if .command then ": \(.command)" else "" end)
+elif .why == null then "\(.severity): \(.found)", ""
 else "\(.severity): \(.found)", "  \(.why)", if .command then "  \(.command)", "" else "" end end
