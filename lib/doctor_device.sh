@@ -42,7 +42,7 @@ doctor_veth() {
 				"What the balancer sends out of a veth is lost unless it has one, which may pass all; GRO there is not enough." \
 				"${PEER_IN}ip link set dev $PEER xdpdrv obj $HERE/netns/xdp_pass.o program xdp_pass"
 		else
-			FINE="$device's other end, $PEER_TEXT, has an XDP program"
+			FINE+="${FINE:+; }$device's other end, $PEER_TEXT, has an XDP program"
 		fi
 	done
 }
@@ -53,7 +53,7 @@ doctor_checksums() {
 	for device in "${DEVICES[@]}"; do
 		[[ -n $ETHTOOL && ${LINK_KIND[$device]} == veth && ${ATTACHED[$device]:-} != generic ]] || continue
 		peer_of "$device" || continue
-		FINE="$PEER_TEXT finishes checksums"
+		FINE+="${FINE:+; }$PEER_TEXT finishes checksums"
 		! feature "$PEER" tx-checksumming "${PEER_RUN[@]}" ||
 			finding warning "$device's other end, $PEER_TEXT, has tx-checksumming on" \
 				"Checksums of packets that a local socket sent, on this machine, come in unfinished: balanced they are wrong, and dropped by who gets them." \
@@ -161,7 +161,7 @@ doctor_queues() {
 		shown=$(ethtool -l "$device" 2>/dev/null) || continue
 		read -r most now < <(sed -n 's/^Combined:[[:space:]]*//p' <<<"$shown" | paste -sd' ')
 		[[ $now =~ ^[0-9]+$ ]] || continue
-		FINE="$device has $now queues, for $cpus CPUs"
+		FINE+="${FINE:+; }$device has $now queues, for $cpus CPUs"
 		if ((now < cpus && now < most)); then
 			((most < cpus)) || most=$cpus
 			finding warning "$device uses $now queues, has $most for $cpus CPUs" "Only as many CPUs balance." "${IN}ethtool -L $device combined $most"
@@ -177,7 +177,7 @@ doctor_rings() {
 		is_on_bus "$device" || continue
 		read -r most now < <(ethtool -g "$device" 2>/dev/null | sed -n 's/^RX:[[:space:]]*//p' | paste -sd' ') || continue
 		[[ $now =~ ^[0-9]+$ && $most =~ ^[0-9]+$ ]] || continue
-		FINE="$device has an rx ring of $now frames"
+		FINE+="${FINE:+; }$device has an rx ring of $now frames"
 		((now >= most || now >= 1024)) ||
 			finding warning "$device has an rx ring of $now frames, of $most" "A burst that is longer is lost before any program sees it." \
 				"${IN}ethtool -G $device rx $((most < 1024 ? most : 1024))"

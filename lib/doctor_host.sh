@@ -31,10 +31,10 @@ doctor_jit() {
 	for device in "${interpreted[@]}"; do again+=" && $LB down $device && $LB up $device"; done
 	if ((${#interpreted[@]})); then
 		finding problem "the program on ${interpreted[*]} is interpreted, not compiled (net.core.bpf_jit_enable = ${enabled:-?})" \
-			"Each packet costs several times as much." \
+			"Each of its instructions is interpreted, for each packet." \
 			"sysctl -w net.core.bpf_jit_enable=1$again"
 	elif [[ $enabled == 0 ]]; then
-		finding problem "net.core.bpf_jit_enable is 0" "Programs loaded from now on are interpreted: each packet costs several times as much." \
+		finding problem "net.core.bpf_jit_enable is 0" "Each instruction of programs loaded from now on is interpreted, for each packet." \
 			"sysctl -w net.core.bpf_jit_enable=1"
 	elif [[ -n $enabled || ${#ATTACHED[@]} -gt 0 ]]; then
 		FINE="programs are compiled (JIT)"
