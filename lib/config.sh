@@ -30,7 +30,11 @@ config_save() {
 verb_save() {
 	(($# == 0)) || misuse "save takes no words, and '$1' is one"
 	config_save
-	[[ -z $SAVED ]] || printf '%s\n' "$SAVED"
+	if [[ -n $JSON ]]; then
+		jq -Rn -f "$HERE/lib/save.jq" <<<"$SAVED"
+	elif [[ -n $SAVED ]]; then
+		printf '%s\n' "$SAVED"
+	fi
 }
 
 # verb diff FILE: what apply FILE would change, as diff -u prints it. Exit status 0: nothing, 1: something, 2: it cannot be said.
@@ -41,7 +45,13 @@ verb_diff() {
 	wanted=$(config print "$FILE" "$FILE_NAME" </dev/null) || exit 2
 	(config_save) >/dev/null || exit 2
 	config_save
-	diff -u --label running --label "$FILE_NAME" <(printf '%s\n' "$SAVED") <(printf '%s\n' "$wanted")
+	if [[ -n $JSON ]]; then diff_json; else diff -u --label running --label "$FILE_NAME" <(printf '%s\n' "$SAVED") <(printf '%s\n' "$wanted"); fi
+}
+
+# Of SAVED and `wanted`, with diff's exit status.
+diff_json() {
+	diff --old-line-format='-%L' --new-line-format='+%L' --unchanged-line-format='' <(printf '%s\n' "$SAVED") <(printf '%s\n' "$wanted") |
+		jq -Rn '[inputs | select(length > 1)] | { same: (. == []), remove: map(select(startswith("-"))[1:]), add: map(select(startswith("+"))[1:]) }'
 }
 
 # verb apply FILE [now] [force] [confirm SECONDS]: makes what is running what the file says.

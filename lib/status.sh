@@ -4,6 +4,7 @@
 verb_status() {
 	(($# == 0)) || misuse "status takes no words, and '$1' is one"
 	instance_require
+	flows_count
 	if [[ -n $JSON ]]; then status_json | jq .; else status_json | jq -r -f "$HERE/lib/status.jq"; fi
 }
 
@@ -12,7 +13,6 @@ verb_status() {
 status_json() {
 	devices_attached
 	netns_name
-	flows_count
 	jq -n -c --arg instance "$INSTANCE" --arg netns "$REPLY" --slurpfile state <(state_json) \
 		--slurpfile reasons <(reasons_json) --slurpfile devices <(devices_json ATTACHED) \
 		--slurpfile counters <(map_lookup_all counters 0 "${SERVICE_ID[@]}") \
