@@ -52,13 +52,11 @@ doctor_standing() {
 		STANDING=none
 	elif ! instance_exists || [[ ! -e $CONTROL/ring_fill ]]; then
 		STANDING=half
-	elif [[ ! -e $CONTROL/index_fill ]] || ! (state_read) 2>/dev/null; then
+	elif ! (instance_require_version && state_read) 2>/dev/null; then
 		STANDING=version
 	else
 		state_read
-		if [[ -z ${LAYOUT[settings.confirm]:-} ]]; then
-			STANDING=version
-		elif ((STATE_NETNS != 0 && STATE_NETNS != NETNS_INODE)); then
+		if ((STATE_NETNS != 0 && STATE_NETNS != NETNS_INODE)); then
 			STANDING=foreign
 			WHOSE=$(netns_names "$STATE_NETNS")
 			[[ ${#PROGRAMS[@]} -gt 0 || -n $WHOSE ]] || STANDING=orphan

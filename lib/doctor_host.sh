@@ -70,7 +70,7 @@ doctor_instance() {
 		;;
 	version)
 		finding problem "instance '$INSTANCE' was made by another version" "Its maps are not those of this $PROGRAM, which cannot change them." \
-			"$LB down"
+			"$LB upgrade"
 		;;
 	foreign)
 		finding problem "instance '$INSTANCE' belongs to another network namespace$WHOSE" \

@@ -482,7 +482,7 @@ does_not_answer() {
 	"$TOP/lb.sh" -n "${PREFIX}h1" -i "$instance" up veth0
 	old
 	finds instance problem "instance '$instance' belongs to another network namespace (${PREFIX}h1)"
-	rm "/sys/fs/bpf/xdp_lb/$instance/tc/globals/control/index_fill"
+	rm "/sys/fs/bpf/xdp_lb/$instance/tc/globals/ring_sizes"
 	INSTANCE_OF=h1 LB_INSTANCE=$instance examine
 	finds_too instance problem "instance '$instance' was made by another version"
 	rm -r "/sys/fs/bpf/xdp_lb/$instance/tc/globals/control"
