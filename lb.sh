@@ -20,7 +20,7 @@ HERE=${HERE%/*}
 OBJECT=$HERE/xdp_lb.o
 
 for part in common namespace instance layout map state device neighbour host change service backend \
-	backend_help snat timeout config decap status log help; do
+	backend_help snat timeout config decap status explain log help; do
 	# shellcheck source=/dev/null
 	source "$HERE/lib/$part.sh"
 done

@@ -20,6 +20,7 @@
 #include "datapath/track.h"
 #include "datapath/verdict.h"
 #include "control/clock.h"
+#include "control/explain.h"
 #include "control/flows.h"
 #include "control/index.h"
 #include "control/ring.h"

@@ -42,6 +42,7 @@ lb.sh [-n NETNS] [-i INSTANCE] [-j] [-v] COMMAND
   sweep                        forget flows that need not be remembered any more, and backends that have left
                                (for cron: each change does the first, apply both)
   status                       services, backends and what became of their packets
+  explain tcp|udp|icmp FROM TO what would become of a packet, and why; nothing is sent or changed
   log [count N]                packets as they are balanced, one a line, until ^C or N of them
   help                         this
 END
@@ -78,7 +79,7 @@ server id in their connection ID, LENGTH octets behind the first one, or from oc
   -n NETNS      act in this network namespace
   -i INSTANCE   which balancer, where one host has several; else $LB_INSTANCE, else the name of the
                 network namespace, or `default`
-  -j            status, timeout and log as JSON
+  -j            status, explain, timeout and log as JSON
   -v            show every command that changes the system
 
 Exit status: 0 done, 1 failed, 2 not understood.
