@@ -663,6 +663,75 @@ struct {
 } ring_request SEC(".maps");
 
 /*
+ * explain_answer: what the program `explain` last said about a packet: what xdp_lb would do with it, and why. For `lb.sh
+ * explain`, which makes the packet; nothing else is written by it.
+ */
+enum explain_what {
+	EXPLAIN_NOTHING = 0, /* none of the balancer's: left to the host */
+	EXPLAIN_REQUEST = 1, /* a client's packet for a service */
+	EXPLAIN_REPLY = 2, /* a backend's, for a client */
+};
+
+enum explain_why { /* that backend and no other */
+	WHY_SLOT = 0, /* its ring slot says so, and no flow is looked up */
+	WHY_NEW = 1, /* likewise, as nothing is known of its flow: it begins one */
+	WHY_BASE =
+		2, /* nothing is known, and it did not begin now: it began before its slot moved */
+	WHY_SYN = 3, /* there its connection's first packet went, not long ago */
+	WHY_FLOW = 4, /* its flow is remembered */
+	WHY_QUIC = 5, /* its connection ID says so */
+};
+
+enum explain_known { /* of its flow */
+	KNOWN_NOTHING = 0,
+	KNOWN_SYN = 1, /* a connection's first packet, in modes that need no memory to rewrite */
+	KNOWN_NEW = 2, /* a flow of which little was seen */
+	KNOWN_ESTABLISHED = 3,
+	KNOWN_HALF_CLOSED = 4,
+	KNOWN_CLOSED = 5,
+};
+
+enum explain_port { /* what is known of the source port in mode nat */
+	PORT_NONE = 0, /* none was looked for: the flow has one, or needs none */
+	PORT_FREE = 1,
+	PORT_OWN = 2, /* the flow has it already */
+	PORT_OVER = 3, /* that of a flow that is over */
+	PORT_TAKEN = 4, /* no port is free */
+};
+
+struct explain_answer {
+	enum explain_what what;
+	enum explain_why why;
+	enum reason reason; /* under which it would be counted */
+	enum xdp_action action;
+	__u32 service; /* id; 0: none */
+	__u32 backend; /* id; 0: none */
+	__u32 slot_index; /* of the packet's ring slot, where there is a ring */
+	enum explain_port port;
+	struct flow_key packet; /* as it arrived */
+	struct ring_slot slot;
+	struct flow
+		flow; /* what it becomes, and by which interface, between which MAC addresses, it leaves */
+	enum explain_known known;
+	__u32 known_backend; /* id, of the one that it is on */
+	__u32 idle; /* seconds since it was last in use */
+	__u32 timeout; /* and after how many it is over */
+	__u32 restarts; /* 1: it is over, and the packet begins another */
+	__u32 overhead; /* octets that are put before the packet */
+	__u32 fits; /* the largest packet that reaches the backend; 0: that was not asked */
+	__u32 quic_unknown; /* 1: its connection ID is of no server */
+	__u32 lacks_flow; /* 1: it is for a source port of mode nat that no flow has */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct explain_answer);
+} explain_answer SEC(".maps");
+
+/*
  * Of xdp_decap, the program for backends of modes ipip and gue, which takes packets out of their wrapping. Written by
  * `lb.sh decap`.
  */

@@ -21,6 +21,7 @@
 #include "datapath/verdict.h"
 #include "control/carry.h"
 #include "control/clock.h"
+#include "control/explain.h"
 #include "control/flows.h"
 #include "control/index.h"
 #include "control/ring.h"

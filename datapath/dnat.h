@@ -12,12 +12,27 @@
 #include "service.h"
 #include "target.h"
 
+/* What the packet becomes. */
+static __always_inline void dnat_init_flow(struct flow *flow, const struct flow_key *tuple,
+					   const struct service *service,
+					   const struct target *target, __u32 backend)
+{
+	flow->source = tuple->source;
+	flow->source_port = tuple->source_port;
+	flow->destination = target->address;
+	flow->destination_port = target->port ?: tuple->destination_port;
+	flow->direction = FLOW_TO_BACKEND;
+	flow->service = service->id;
+	flow->backend = backend;
+	flow_set_deltas(flow, tuple->protocol, delta_addr(&tuple->destination, &flow->destination),
+			delta_port(tuple->destination_port, flow->destination_port));
+}
+
 /* A client's packet for the service, which goes to the backend of that id. */
 static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet *pkt,
 					const struct service *service, const struct settings *conf,
 					__u32 backend)
 {
-	const struct flow_key *tuple = &pkt->tuple;
 	struct target *target = target_get(backend);
 	struct flow *flow = flow_work_get();
 
@@ -29,15 +44,7 @@ static __always_inline int dnat_forward(struct xdp_md *ctx, const struct packet 
 		return finish(ctx, pkt, conf, service->id, REASON_UNRESOLVED);
 	if (!flow)
 		return XDP_DROP;
-	flow->source = tuple->source;
-	flow->source_port = tuple->source_port;
-	flow->destination = target->address;
-	flow->destination_port = target->port ?: tuple->destination_port;
-	flow->direction = FLOW_TO_BACKEND;
-	flow->service = service->id;
-	flow->backend = backend;
-	flow_set_deltas(flow, tuple->protocol, delta_addr(&tuple->destination, &flow->destination),
-			delta_port(tuple->destination_port, flow->destination_port));
+	dnat_init_flow(flow, &pkt->tuple, service, target, backend);
 	if (packet_is_syn(pkt))
 		count_opened(backend);
 	return send(ctx, pkt, conf, flow, target->ifindex, target->dst_mac, target->src_mac);
@@ -88,35 +95,34 @@ static __always_inline struct return_source *dnat_return_find(const struct packe
 	return bpf_map_lookup_elem(&returns, &key);
 }
 
-/* A packet that is likely a backend's. Not inline: most are not. */
-static __noinline int dnat_return_likely(struct xdp_md *ctx, const struct packet *pkt,
-					 struct settings *conf)
+/*
+ * The way to the client, which is the host's: nothing is remembered about him. Returns a reason, or REASON_COUNT: the
+ * packet is none of ours.
+ */
+static __always_inline enum reason dnat_return_way(struct xdp_md *ctx, const struct packet *pkt,
+						   const struct return_source *as,
+						   struct settings *conf,
+						   struct bpf_fib_lookup *fib)
 {
-	const struct flow_key *tuple = &pkt->tuple;
-	struct return_source *as = dnat_return_find(pkt);
-	struct flow *flow = flow_work_get();
-	struct bpf_fib_lookup fib;
-
-	if (!as || !flow)
-		return XDP_PASS;
-	/* The way to the client is the host's: nothing is remembered about him. */
-	switch (fib_lookup(ctx, &as->vip, &tuple->destination, pkt->is_ipv6, &fib)) {
+	switch (fib_lookup(ctx, &as->vip, &pkt->tuple.destination, pkt->is_ipv6, fib)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		if (neighbour_find(&fib, conf))
+		if (neighbour_find(fib, conf))
 			break;
-		return finish(ctx, pkt, conf, as->service, REASON_UNRESOLVED);
+		return REASON_UNRESOLVED;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED: /* somebody switched it off for lo: no answer at all */
 	case BPF_FIB_LKUP_RET_UNSUPP_LWT: /* a tunnel that only the host can enter */
-		return XDP_PASS;
+		return REASON_COUNT;
 	default: /* for this host itself, or to nowhere */
-		if (is_our_address(&tuple->destination))
-			return XDP_PASS;
-		return finish(ctx, pkt, conf, as->service, REASON_NO_ROUTE);
+		return is_our_address(&pkt->tuple.destination) ? REASON_COUNT : REASON_NO_ROUTE;
 	}
-	if (pkt->ttl <= 1)
-		return finish(ctx, pkt, conf, as->service, REASON_TTL_EXPIRED);
+	return pkt->ttl <= 1 ? REASON_TTL_EXPIRED : REASON_RETURNED;
+}
+
+static __always_inline void dnat_init_return(struct flow *flow, const struct flow_key *tuple,
+					     const struct return_source *as)
+{
 	flow->source = as->vip;
 	flow->source_port = as->port ?: tuple->source_port;
 	flow->destination = tuple->destination;
@@ -126,6 +132,25 @@ static __noinline int dnat_return_likely(struct xdp_md *ctx, const struct packet
 	flow->backend = as->backend;
 	flow_set_deltas(flow, tuple->protocol, delta_addr(&tuple->source, &flow->source),
 			delta_port(tuple->source_port, flow->source_port));
+}
+
+/* A packet that is likely a backend's. Not inline: most are not. */
+static __noinline int dnat_return_likely(struct xdp_md *ctx, const struct packet *pkt,
+					 struct settings *conf)
+{
+	struct return_source *as = dnat_return_find(pkt);
+	struct flow *flow = flow_work_get();
+	struct bpf_fib_lookup fib;
+	enum reason reason;
+
+	if (!as || !flow)
+		return XDP_PASS;
+	reason = dnat_return_way(ctx, pkt, as, conf, &fib);
+	if (reason == REASON_COUNT)
+		return XDP_PASS;
+	if (reason != REASON_RETURNED)
+		return finish(ctx, pkt, conf, as->service, reason);
+	dnat_init_return(flow, &pkt->tuple, as);
 	return send(ctx, pkt, conf, flow, fib.ifindex, fib.dmac, fib.smac);
 }
 

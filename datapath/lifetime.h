@@ -41,8 +41,8 @@ static __always_inline __u32 tcp_timeout(const struct settings *conf, const stru
 /* In the modes that see a client's packets only. What is half closed: RFC 5382, REQ-5. */
 #define TRACKED_FIN_TIMEOUT 240
 
-static __always_inline bool tracked_is_over(const struct settings *conf, const struct flow *flow,
-					    __u8 protocol)
+static __always_inline __u32 tracked_timeout(const struct settings *conf, const struct flow *flow,
+					     __u8 protocol)
 {
 	__u32 seconds = conf->echo_timeout;
 
@@ -54,11 +54,17 @@ static __always_inline bool tracked_is_over(const struct settings *conf, const s
 		seconds = flow->state & FLOW_FIN_CLIENT ?
 				  at_most(TRACKED_FIN_TIMEOUT, conf->tcp_timeout) :
 				  conf->tcp_timeout;
-	return has_surely_passed(conf, flow->seen, seconds);
+	return seconds;
 }
 
-static __always_inline bool flow_is_over(const struct settings *conf, const struct flow *flow,
-					 __u8 protocol, bool pressed)
+static __always_inline bool tracked_is_over(const struct settings *conf, const struct flow *flow,
+					    __u8 protocol)
+{
+	return has_surely_passed(conf, flow->seen, tracked_timeout(conf, flow, protocol));
+}
+
+static __always_inline __u32 flow_timeout(const struct settings *conf, const struct flow *flow,
+					  __u8 protocol, bool pressed)
 {
 	__u32 seconds = conf->echo_timeout;
 
@@ -67,7 +73,13 @@ static __always_inline bool flow_is_over(const struct settings *conf, const stru
 	else if (protocol == IPPROTO_UDP)
 		seconds =
 			flow->state & FLOW_ESTABLISHED ? conf->udp_timeout : conf->udp_new_timeout;
-	return has_surely_passed(conf, flow->seen, seconds);
+	return seconds;
+}
+
+static __always_inline bool flow_is_over(const struct settings *conf, const struct flow *flow,
+					 __u8 protocol, bool pressed)
+{
+	return has_surely_passed(conf, flow->seen, flow_timeout(conf, flow, protocol, pressed));
 }
 
 #endif

@@ -339,6 +339,35 @@ static __always_inline void nat_find_port(struct nat_reply *reply, struct target
 		target->searched += NAT_SEARCH;
 }
 
+/* Chooses the backend, and prepares both sides of the flow but for a source port that it may lack. Returns a reason. */
+static __always_inline enum reason nat_prepare(struct nat_work *work, const struct settings *conf,
+					       struct target **to)
+{
+	struct nat_request *request = &work->request;
+	struct target *target;
+	__u32 index;
+
+	if (!request->backend || !nat_is_member(request)) {
+		if (request->state & FLOW_RESET)
+			return REASON_NO_FLOW; /* it ends one that is no more */
+		index = ring_index(&request->client, flow_hash(&request->client, conf),
+				   request->ring_size, request->by, conf);
+		request->backend =
+			ring_slot_get(request->service, request->ring_size, index).current;
+		request->port = 0;
+	}
+	*to = target = target_get(request->backend);
+	if (!target)
+		return REASON_NO_BACKEND;
+	if (addr_is_zero(&target->source)) /* there was no route when lb.sh looked */
+		return REASON_UNRESOLVED;
+
+	nat_init_flow(&work->flow, request, target);
+	nat_init_reply(&work->reply, request, &work->flow);
+	work->reply.start = flow_hash(&request->client, conf);
+	return REASON_FORWARDED;
+}
+
 /*
  * Chooses the backend and the source port, enters the reply's side and fills in the client's. Returns
  * an enum reason. Not static, so that the verifier looks at it once; weak, so that clang does not
@@ -351,32 +380,17 @@ __weak __noinline int nat_begin(void)
 	struct nat_request *request;
 	struct nat_reply *reply;
 	struct target *target;
+	enum reason reason;
 	struct flow *flow;
-	__u32 index;
 
 	if (!conf || !work)
 		return REASON_NO_MEMORY;
+	reason = nat_prepare(work, conf, &target);
+	if (reason != REASON_FORWARDED)
+		return reason;
 	request = &work->request;
 	reply = &work->reply;
 	flow = &work->flow;
-	if (!request->backend || !nat_is_member(request)) {
-		if (request->state & FLOW_RESET)
-			return REASON_NO_FLOW; /* it ends one that is no more */
-		index = ring_index(&request->client, flow_hash(&request->client, conf),
-				   request->ring_size, request->by, conf);
-		request->backend =
-			ring_slot_get(request->service, request->ring_size, index).current;
-		request->port = 0;
-	}
-	target = target_get(request->backend);
-	if (!target)
-		return REASON_NO_BACKEND;
-	if (addr_is_zero(&target->source)) /* there was no route when lb.sh looked */
-		return REASON_UNRESOLVED;
-
-	nat_init_flow(flow, request, target);
-	nat_init_reply(reply, request, flow);
-	reply->start = flow_hash(&request->client, conf);
 	reply->err = -EEXIST;
 	if (request->port) {
 		reply->err = nat_claim(reply, conf);
@@ -443,8 +457,6 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 		request->backend = old->backend;
 		request->source = old->source;
 		request->port = old->source_port;
-	} else if (service->quic_length) {
-		request->backend = quic_backend(ctx, pkt, service);
 	}
 	if (eth) {
 		mac_copy(request->dst_mac, eth->h_source);
@@ -463,6 +475,8 @@ nat_begin_or_confirm(struct xdp_md *ctx, const struct packet *pkt, const struct 
 	enum reason reason;
 
 	nat_init_request(&work->request, ctx, pkt, service, conf, old);
+	if (!work->request.backend && service->quic_length)
+		work->request.backend = quic_backend(ctx, pkt, service);
 	reason = nat_begin();
 	if (reason != REASON_FORWARDED)
 		return reason;
@@ -546,17 +560,24 @@ static __always_inline bool nat_may_be_reply(const struct packet *pkt, const str
 	       is_our_address(&pkt->tuple.destination);
 }
 
+/* The flow of a client's packet, if its backend is there, and that one's target; or NULL. */
+static __always_inline struct flow *nat_find(const struct packet *pkt, struct target **target)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
+
+	*target = flow ? target_get(flow->backend) : NULL;
+	return flow && flow_leads_to(flow, *target, &pkt->tuple) ? flow : NULL;
+}
+
 /* A client's packet for the service. */
 static __always_inline int nat_forward(struct xdp_md *ctx, const struct packet *pkt,
 				       const struct service *service, const struct settings *conf)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
-	struct target *target = flow ? target_get(flow->backend) : NULL;
+	struct target *target;
+	struct flow *flow = nat_find(pkt, &target);
 	struct nat_work *work;
 	enum reason reason;
 
-	if (flow && !flow_leads_to(flow, target, &pkt->tuple))
-		flow = NULL;
 	if (!flow && (pkt->kind == PACKET_ERROR || pkt->tcp_flags & TCP_RST))
 		return finish(ctx, pkt, conf, service->id, REASON_NO_FLOW);
 	if (pkt->kind != PACKET_ERROR && (!flow || nat_needs_look(pkt, flow, conf))) {

@@ -65,10 +65,10 @@ static __always_inline void quic_count_unknown(const struct xdp_md *ctx, __u32 s
 
 /*
  * Returns the id of the backend that the packet names, or 0: then the hash decides. That of a long header may be
- * the client's own choice, as long as it does not know its server's, and is not counted as unknown.
+ * the client's own choice, as long as it does not know its server's, and does not set `is_unknown`.
  */
-static __noinline __u32 quic_backend(struct xdp_md *ctx, const struct packet *pkt,
-				     const struct service *service)
+static __always_inline __u32 quic_find(const struct xdp_md *ctx, const struct packet *pkt,
+				       const struct service *service, bool *is_unknown)
 {
 	struct quic_server_key key = { .service = service->id };
 	__u32 quic = pkt->l4 + sizeof(struct udphdr), id, *backend;
@@ -84,9 +84,20 @@ static __noinline __u32 quic_backend(struct xdp_md *ctx, const struct packet *pk
 			  NULL;
 	if (backend && target_get(*backend))
 		return *backend;
-	if (!is_long)
-		quic_count_unknown(ctx, service->id);
+	*is_unknown = !is_long;
 	return 0;
+}
+
+/* Likewise, and counts those that are unknown. */
+static __noinline __u32 quic_backend(struct xdp_md *ctx, const struct packet *pkt,
+				     const struct service *service)
+{
+	bool is_unknown = false;
+	__u32 backend = quic_find(ctx, pkt, service, &is_unknown);
+
+	if (is_unknown)
+		quic_count_unknown(ctx, service->id);
+	return backend;
 }
 
 #endif

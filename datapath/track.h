@@ -54,23 +54,19 @@ track_syn_find(const struct packet *pkt, const struct service *service, const st
 	return target && addr_equal(&target->address, &syn->address) ? syn : NULL;
 }
 
-/* The backend of a packet that begins a connection. */
-static __always_inline __u32 track_syn(const struct packet *pkt, const struct service *service,
-				       const struct settings *conf, __u32 backend)
+/* Notes the backend of a packet that begins a connection; `old` is what is remembered of its SYN, or NULL. */
+static __always_inline void track_note_syn(const struct packet *pkt, const struct service *service,
+					   struct syn *old, __u32 backend)
 {
-	struct syn *old = track_syn_find(pkt, service, conf);
 	struct target *target = target_get(backend);
 	struct syn syn = { .backend = backend, .service = service->id, .seen = jiffies() };
 
 	if (old) { /* it comes again, and its answer may be under way */
 		old->seen = syn.seen;
-		return old->backend;
+	} else if (target) {
+		syn.address = target->address;
+		bpf_map_update_elem(&syns, &pkt->tuple, &syn, BPF_ANY);
 	}
-	if (!target)
-		return 0;
-	syn.address = target->address;
-	bpf_map_update_elem(&syns, &pkt->tuple, &syn, BPF_ANY);
-	return backend;
 }
 
 /* Returns 0, or what the kernel said. */
@@ -101,37 +97,67 @@ static __always_inline bool track_starts_afresh(const struct packet *pkt, const 
 				      tracked_is_over(conf, flow, IPPROTO_TCP));
 }
 
+/* What is known of a packet's flow, and the backend that follows from it. */
+struct track {
+	struct flow *flow;
+	struct syn *syn;
+	__u32 backend;
+};
+
+/* Fills it in, and changes nothing. Returns why it is that backend. */
+static __always_inline enum explain_why
+track_decide(const struct packet *pkt, const struct service *service, const struct settings *conf,
+	     const struct ring_slot *slot, struct track *track)
+{
+	struct flow *flow = track_find(pkt, service);
+
+	track->flow = flow;
+	track->syn = NULL;
+	track->backend = flow ? flow->backend : 0;
+	if (flow && flow_leads_to(flow, target_get(track->backend), &pkt->tuple) &&
+	    !track_starts_afresh(pkt, flow, conf))
+		return WHY_FLOW;
+	track->backend = slot->current;
+	if (pkt->tuple.protocol != IPPROTO_TCP)
+		return WHY_NEW;
+	track->syn = track_syn_find(pkt, service, conf);
+	if (track->syn) {
+		track->backend = track->syn->backend;
+		return WHY_SYN;
+	}
+	if (packet_is_syn(pkt) || !slot->moving || !target_get(slot->base))
+		return WHY_NEW;
+	track->backend = slot->base;
+	return WHY_BASE;
+}
+
 /* The backend of a packet whose flow may have to be remembered. Not inline: most packets never come here. */
 static __noinline __u32 track_look(const struct packet *pkt, const struct service *service,
 				   const struct settings *conf, const struct ring_slot *slot)
 {
-	struct flow *flow = track_find(pkt, service);
-	__u32 backend = flow ? flow->backend : 0;
-	struct syn *syn = NULL;
+	struct track track;
 
-	if (flow && flow_leads_to(flow, target_get(backend), &pkt->tuple) &&
-	    !track_starts_afresh(pkt, flow, conf)) {
-		track_confirm(flow, pkt, conf);
-		return backend;
-	}
-	if (packet_is_syn(pkt)) {
-		if (flow)
+	if (track_decide(pkt, service, conf, slot, &track) == WHY_FLOW) {
+		track_confirm(track.flow, pkt, conf);
+	} else if (packet_is_syn(pkt)) {
+		if (track.flow)
 			bpf_map_delete_elem(&flows, &pkt->tuple);
-		return track_syn(pkt, service, conf, slot->current);
+		track_note_syn(pkt, service, track.syn, track.backend);
+	} else if (pkt->kind != PACKET_ERROR && !(pkt->tcp_flags & TCP_RST)) {
+		if (!track_remember(pkt, service, track.backend) && track.syn)
+			bpf_map_delete_elem(&syns, &pkt->tuple);
 	}
-	backend = slot->current;
-	if (pkt->tuple.protocol == IPPROTO_TCP) {
-		syn = track_syn_find(pkt, service, conf);
-		if (syn)
-			backend = syn->backend;
-		else if (slot->moving && target_get(slot->base))
-			backend = slot->base; /* it began before the slot moved */
-	}
-	if (pkt->kind == PACKET_ERROR || pkt->tcp_flags & TCP_RST)
-		return backend;
-	if (!track_remember(pkt, service, backend) && syn)
-		bpf_map_delete_elem(&syns, &pkt->tuple);
-	return backend;
+	return track.backend;
+}
+
+/* May there be more to it than the packet's slot says? */
+static __always_inline bool track_needs_look(const struct packet *pkt,
+					     const struct service *service,
+					     const struct ring_slot *slot)
+{
+	if (service->track == TRACK_AUTO)
+		return slot->moving && pkt->tuple.protocol == IPPROTO_TCP;
+	return service->track != TRACK_NEVER;
 }
 
 /* Returns a backend's id, or 0 when the service has no active member. */
@@ -148,11 +174,8 @@ static __always_inline __u32 track_choose(struct xdp_md *ctx, struct packet *pkt
 		return named;
 	index = ring_index(&pkt->tuple, pkt->hash, service->ring_size, service->hash, conf);
 	slot = ring_slot_get(service->id, service->ring_size, index);
-	if (service->track == TRACK_AUTO && (!slot.moving || pkt->tuple.protocol != IPPROTO_TCP))
-		return slot.current;
-	if (service->track == TRACK_NEVER)
-		return slot.current;
-	return track_look(pkt, service, conf, &slot);
+	return track_needs_look(pkt, service, &slot) ? track_look(pkt, service, conf, &slot) :
+						       slot.current;
 }
 
 #endif

@@ -70,14 +70,9 @@ static __noinline long log_packet(struct xdp_md *ctx, const struct packet *pkt, 
 	return log_sample(ctx, &sample);
 }
 
-/* Returns the XDP action that goes with the reason; for a packet that was not sent on. */
-static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
-				  const struct settings *conf, __u32 service, enum reason reason)
+/* The XDP action that goes with the reason; for a packet that is not sent on. */
+static __always_inline int reason_action(enum reason reason)
 {
-	count(ctx, service, reason);
-	if (conf->log_until > jiffies())
-		log_packet(ctx, pkt, reason, NULL, 0);
-
 	switch (reason) {
 	case REASON_TTL_EXPIRED:
 	case REASON_UNRESOLVED:
@@ -89,6 +84,15 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
 	default:
 		return XDP_PASS;
 	}
+}
+
+static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
+				  const struct settings *conf, __u32 service, enum reason reason)
+{
+	count(ctx, service, reason);
+	if (conf->log_until > jiffies())
+		log_packet(ctx, pkt, reason, NULL, 0);
+	return reason_action(reason);
 }
 
 #define FITS_ANYWHERE \

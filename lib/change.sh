@@ -2,7 +2,7 @@
 # Changes of what is balanced. A line, or a whole file, says what there is to be; lib/plan.awk says what is to be done for
 # that, and here it is done.
 
-CONFIG_SCRIPTS=(address state layout running config grammar encode facts plan command)
+CONFIG_SCRIPTS=(address state layout running config grammar encode facts plan explain command)
 
 # config TASK...: see lib/command.awk. For a subshell, which it ends.
 config() {

@@ -10,7 +10,7 @@
 #	confirm			what was applied; rollback PATH NAME TOKEN: applies what was before, if that was not confirmed
 #	check PATH NAME, save, print PATH NAME: a file looked at; what is running, and what a file says, in canonical order
 #	timeouts: the defaults, as fields of struct settings
-#	decap WORDS...; octets ADDRESS...: words taken apart for lib/decap.sh
+#	decap WORDS..., explain WORDS...; octets ADDRESS...: words taken apart for lib/decap.sh and lib/explain.sh
 #
 # Exit status as lb.sh's. Set by -v: PROGRAM, MAPS and CONTROL (directories), NETNS, the inode of ours.
 
@@ -29,7 +29,7 @@ BEGIN {
 	most["memberships"] = 262144
 	most["sources"] = 64
 	SYNTAX = task == "syntax"
-	OFFLINE = task ~ /^(syntax|check|print|timeouts|decap|octets)$/
+	OFFLINE = task ~ /^(syntax|check|print|timeouts|decap|explain|octets)$/
 	if (OFFLINE)
 		exit # and so to END
 }
@@ -78,6 +78,8 @@ function perform() {
 		print_timeouts()
 	else if (task == "decap")
 		print_decap(shift(1), word)
+	else if (task == "explain")
+		print_explain(shift(1), word)
 	else if (task == "octets")
 		print_octets(shift(1), word)
 	else if (task ~ /^(check|print|apply|rollback)$/)
