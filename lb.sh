@@ -70,7 +70,7 @@ main() {
 	enter_namespaces "$verb" "$@"
 	netns_inode
 	instance_choose
-	! upgrade_is_unfinished || (lock)
+	[[ -z $(upgrade_left) ]] || (lock)
 	"verb_$verb" "$@"
 	maps_flush
 }

@@ -20,16 +20,33 @@ instance_choose() {
 # One command at a time in a network namespace, over all its instances: they share the host's addresses and
 # neighbours. The lock is held by an open descriptor, so it ends with the command, however that ends.
 lock() {
-	exec {LOCK}</proc/self/ns/net
-	flock -w "${LOCK_WAIT:-60}" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
-	upgrade_recover
+	local all
+	lock_netns
+	if upgrade_may_be_unfinished; then
+		exec {LOCK}<&- # who holds both has begun with the other one
+		exec {all}<"$BPFFS"
+		lock_everywhere "$all"
+		lock_netns
+		upgrade_recover
+		exec {all}<&-
+	fi
 }
 
 # For what makes or removes an instance: one at a time everywhere, as they share a directory.
 lock_all() {
 	exec {LOCK_ALL}<"$BPFFS"
-	flock -w 60 "$LOCK_ALL" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
-	lock
+	lock_everywhere "$LOCK_ALL"
+	lock_netns
+	! upgrade_may_be_unfinished || upgrade_recover
+}
+
+lock_netns() {
+	exec {LOCK}</proc/self/ns/net
+	flock -w "${LOCK_WAIT:-60}" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
+}
+
+lock_everywhere() { # DESCRIPTOR
+	flock -w "${LOCK_WAIT:-60}" "$1" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
 }
 
 instance_exists() {

@@ -187,31 +187,58 @@ upgrade_sweep() {
 	MAPS=$DIR/tc/globals CONTROL=$MAPS/control
 }
 
-# Has a killed upgrade left anything, of any instance?
-upgrade_is_unfinished() {
-	compgen -G "$ROOT/*+" >/dev/null || compgen -G "$ROOT/*/committed" >/dev/null
+# Of what an upgrade has left, or has in hand: the directories of these instances.
+upgrade_left() {
+	local dir
+	for dir in "$ROOT"/*+ "$ROOT"/*/committed; do
+		[[ ! -d $dir ]] || {
+			dir=${dir%/committed}
+			echo "${dir%+}"
+		}
+	done
 }
 
-# For who has the lock of this network namespace, before he looks at anything: completes or takes back what killed upgrades have
-# left. Of all instances in it, as they share what is the host's. Each in a shell of its own, which ends where it fails; so this must
-# not be called where failure is let pass.
+# May any of it be for us to complete? Another network namespace's is not, and is not waited for.
+upgrade_may_be_unfinished() {
+	local dir netns
+	for dir in $(upgrade_left); do
+		netns=$(upgrade_netns "$dir")
+		((netns != 0 && netns != $NETNS_INODE)) || return 0
+	done
+	return 1
+}
+
+# The network namespace of an instance, 0 if it cannot be said.
+upgrade_netns() {   # DIR
+	BATCH=() CHECKS=() # these are the parent's to do
+	MAPS=$1/tc/globals
+	[[ -d $1 ]] || MAPS=$1+/tc/globals
+	CONTROL=$MAPS/control
+	state_clear
+	(state_read) 2>/dev/null && state_read
+	echo "$STATE_NETNS"
+}
+
+# For who has both locks, before he looks at anything: completes or takes back what killed upgrades have left. Of all instances in
+# this network namespace, as they share what is the host's. Each in a shell of its own, which ends where it fails; so this must not be
+# called where failure is let pass.
 upgrade_recover() {
 	local dir status
-	for dir in "$ROOT"/*+ "$ROOT"/*/committed; do
-		[[ -d $dir ]] || continue
-		dir=${dir%/committed}
+	for dir in $(upgrade_left); do
 		set +e
-		(set -e && upgrade_recover_one "${dir%+}") >&2
+		(set -e && upgrade_recover_one "$dir") >&2
 		status=$?
 		set -e
-		((status == 0)) || [[ ${dir%+} != "$DIR" ]] || exit "$status"
+		((status == 0)) || [[ $dir != "$DIR" ]] || exit "$status"
 	done
 }
 
 upgrade_recover_one() { # DIR
 	BATCH=() CHECKS=()     # these are the parent's to do
 	DIR=$1 NEXT=$1+ INSTANCE=${1##*/}
-	MAPS=$DIR/tc/globals CONTROL=$MAPS/control
+	MAPS=$DIR/tc/globals
+	[[ -d $DIR ]] || MAPS=$NEXT/tc/globals
+	CONTROL=$MAPS/control
 	if [[ ! -d $NEXT ]]; then
 		! upgrade_is_here || upgrade_sweep
 	elif [[ ! -d $NEXT/committed ]]; then
@@ -224,7 +251,6 @@ upgrade_recover_one() { # DIR
 			upgrade_cancel
 		fi
 	else
-		MAPS=$NEXT/tc/globals
 		! upgrade_is_here || upgrade_end
 	fi
 }
