@@ -178,6 +178,8 @@ function plan_routes(    i, endpoint, words, address) {
 			touched_backend[endpoint] = 1
 		if (endpoint in touched_backend)
 			route_to[++routes] = backend["new", endpoint, "address"]
+		else if (words[5] == backend["new", endpoint, "state"] && words[9] == backend["new", endpoint, "mtu"])
+			stays_as_it_is(endpoint, words)
 	}
 	routes_read()
 	for (i = 1; i <= backend_count["new"]; i++) {
@@ -203,6 +205,16 @@ function plan_routes(    i, endpoint, words, address) {
 			refuse_dsr(endpoint, words[7])
 	}
 	WHERE = ""
+}
+
+# All that the maps need of it, so that it need not be looked at again.
+function stays_as_it_is(endpoint, words) {
+	is_still[endpoint] = address_wanted[words[4]] = 1
+	if (words[8] != 1)
+		return
+	is_kept[words[6] " " words[7]] = 1
+	if (!((name_of_link[words[6]], words[7]) in is_managed) && !((name_of_link[words[6]], words[7]) in is_static))
+		managed[words[7] " " name_of_link[words[6]]] = 1
 }
 
 # Will it be one that we add to the host?
@@ -335,6 +347,8 @@ function emit_addresses_add(    i, key, address) {
 	for (i = 1; i <= source_count["new"]; i++)
 		address_wanted[source_at["new", i]] = 1
 	for (i = 1; i <= backend_count["new"]; i++) {
+		if (backend_name["new", i] in is_still)
+			continue
 		address = backend_source(backend_name["new", i])
 		if (address != "-")
 			address_wanted[address] = 1
@@ -458,7 +472,7 @@ function del_address(address, ifindex,    i, key) {
 function emit_backends(    i, endpoint, words, row) {
 	for (i = 1; i <= backend_count["new"]; i++) {
 		endpoint = backend_name["new", i]
-		if (!(("new", endpoint) in is_backend))
+		if (!(("new", endpoint) in is_backend) || (endpoint in is_still))
 			continue
 		split(backend_words(endpoint), words, " ")
 		if (words[8] == 1)
@@ -466,7 +480,7 @@ function emit_backends(    i, endpoint, words, row) {
 	}
 	for (i = 1; i <= backend_count["new"]; i++) {
 		endpoint = backend_name["new", i]
-		if (!(("new", endpoint) in is_backend))
+		if (!(("new", endpoint) in is_backend) || (endpoint in is_still))
 			continue
 		row = backend_words(endpoint)
 		split(row, words, " ")

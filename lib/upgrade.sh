@@ -191,7 +191,7 @@ upgrade_sweep() {
 upgrade_left() {
 	local dir
 	for dir in "$ROOT"/*+ "$ROOT"/*/committed; do
-		[[ ! -d $dir ]] || {
+		[[ ! -d $dir || $dir == *+/committed ]] || {
 			dir=${dir%/committed}
 			echo "${dir%+}"
 		}

@@ -173,7 +173,7 @@ upgrade_killed() {
 		((i % 2)) || at=$((1 + i * (counts[i % 3] - 1) / number))
 		upgrade_and_kill "$at" "${objects[i % 3]}"
 		order rounds 1
-		lb backend "$(server_of "$1" h2-1001)" service "$1" weight $((i % 4 + 1)) 2>/dev/null
+		lb backend "$(server_of "$1" h2-1001)" service "$1" weight $((i % 4 + 1))
 		nothing_beside
 		[[ $(programs | jq length) == 3 ]]
 		lb upgrade "${objects[i % 3]}" 2>/dev/null
@@ -192,6 +192,19 @@ upgrade_killed() {
 
 @test "likewise in mode dnat" {
 	upgrade_killed dnat 10.0.0.30
+}
+
+@test "killed after any of its last steps, it is completed by the next command, or taken back" {
+	local at last
+	make_tools
+	upgrade_and_kill 0 "$TOP/xdp_lb.o"
+	last=$COUNT
+	for ((at = last; at > last - 12; at--)); do
+		upgrade_and_kill "$at" "$TOP/xdp_lb.o"
+		lb save >/dev/null
+		nothing_beside
+		[[ $(lb -j status | jq -c '[.devices[].name]') == '["veth6","veth8"]' ]]
+	done
 }
 
 @test "an object that cannot take over is refused, with what is wrong, and nothing is changed" {
