@@ -34,8 +34,19 @@ doctor_shorten() { # LENGTH
 # finding SEVERITY FOUND [WHY [COMMAND]]: problem: packets are lost; warning: they may be, or cost more; unchecked: it could not
 # be seen; fine.
 finding() {
+	local command=${4:-} name quoted
+	for name in "${ODD_NAMES[@]}"; do
+		printf -v quoted %q "$name"
+		command=${command//"$name"/"$quoted"}
+	done
 	[[ $1 != problem ]] || PROBLEMS=$((PROBLEMS + 1))
-	FINDINGS+=("$1"$'\x1f'"$CHECK"$'\x1f'"$2"$'\x1f'"${3:-}"$'\x1f'"${4:-}")
+	FINDINGS+=("$1"$'\x1f'"$CHECK"$'\x1f'"$2"$'\x1f'"${3:-}"$'\x1f'"$command")
+}
+
+# Interfaces and network namespaces are named by whoever makes them, and commands are for a shell.
+ODD_NAMES=()
+name_is_odd() {
+	[[ $1 =~ ^[A-Za-z0-9_.:@+-]*$ ]] || ODD_NAMES+=("$1")
 }
 
 doctor_print() {
@@ -124,13 +135,17 @@ doctor_rows() {
 doctor_link() { # NAME KIND MTU PEER NSID LOWER MASTER JITED PROGRAM
 	LINK_KIND[$1]=$2 LINK_MTU[$1]=$3 LINK_PEER[$1]=$4 LINK_NSID[$1]=$5 LINK_LOWER[$1]=$6 LINK_MASTER[$1]=$7
 	LINK_JITED[$1]=$8 LINK_PROGRAM_NAME[$1]=$9
+	name_is_odd "$1"
 }
 
 # Names of the network namespaces that have interfaces' other ends, by their ids here.
 declare -A NSID_NAME
 doctor_netns() {
 	local id name
-	while read -r id name; do NSID_NAME[$id]=$name; done < <(ip -j netns list-id | jq -r '.[] | select(.name) | "\(.nsid) \(.name)"')
+	while read -r id name; do
+		NSID_NAME[$id]=$name
+		name_is_odd "$name"
+	done < <(ip -j netns list-id | jq -r '.[] | select(.name) | "\(.nsid) \(.name)"')
 }
 
 # peer_of DEVICE: of a veth, sets PEER, PEER_TEXT, PEER_IN (as IN) and PEER_MODE, drv, generic, or empty without an XDP program.
@@ -148,7 +163,9 @@ peer_of() {
 	links=$("${PEER_RUN[@]}" ip -j -d link show | jq -r --argjson index "${LINK_PEER[$1]}" '.[] | select(.ifindex == $index)
 		| "\(.ifname) \(.xdp.mode // 0)"') || return
 	[[ -n $links ]] || return
-	PEER=${links% *} PEER_TEXT="$PEER in network namespace $ns"
+	PEER=${links% *}
+	name_is_odd "$PEER"
+	PEER_TEXT="$PEER in network namespace $ns"
 	case ${links#* } in
 	1) PEER_MODE=drv ;;
 	2) PEER_MODE=generic ;;

@@ -28,7 +28,9 @@ doctor_jit() {
 	for process in self $PPID 1; do
 		enabled=$(nsenter --net="/proc/$process/ns/net" cat /proc/sys/net/core/bpf_jit_enable 2>/dev/null) && break
 	done
-	for device in "${interpreted[@]}"; do again+=" && $LB down $device && $LB up $device"; done
+	for device in "${interpreted[@]}"; do
+		[[ -z ${ATTACHED[$device]:-} ]] || again+=" && $LB down $device && $LB up $device$(generic_word "$device")"
+	done
 	if ((${#interpreted[@]})); then
 		finding problem "the program on ${interpreted[*]} is interpreted, not compiled (net.core.bpf_jit_enable = ${enabled:-?})" \
 			"Each of its instructions is interpreted, for each packet." \
@@ -74,7 +76,7 @@ doctor_instance() {
 		;;
 	foreign)
 		finding problem "instance '$INSTANCE' belongs to another network namespace$WHOSE" \
-			"Its interfaces and neighbours are not those here, so it was not looked at." "$LB -i $INSTANCE-2 status"
+			"Its interfaces and neighbours are not those here, so it was not looked at." "${WHOSE:+$PROGRAM -n ${WHOSE//[ ()]/} -i $INSTANCE doctor}"
 		;;
 	orphan)
 		finding problem "instance '$INSTANCE' was left by a network namespace that is gone" "Its maps take memory, and are used by nobody." "$LB down"

@@ -15,7 +15,7 @@ doctor_forwarding() {
 
 # Of each service: its line as `save` prints it.
 service_line() {
-	grep -m1 "^service $1 " <<<"$SAVED"
+	awk -v name="$1" '$1 == "service" && $2 == name' <<<"$SAVED"
 }
 
 doctor_address() {
@@ -57,7 +57,7 @@ doctor_arp() {
 
 # What sets one of these to 0, for this interface and all.
 arp_command() { # DEVICE NAME
-	echo "${IN}sysctl -w net.ipv4.conf.$1.$2=0 net.ipv4.conf.all.$2=0"
+	echo "${IN}sysctl -w net/ipv4/conf/$1/$2=0 net.ipv4.conf.all.$2=0"
 }
 
 # On a backend: the VIP on lo is to be kept quiet.
@@ -86,7 +86,7 @@ doctor_rp_filter() {
 		((REPLY != 1)) || [[ ${DEFAULT_DEVICE:-$device} == "$device" ]] ||
 			finding problem "$device has a strict rp_filter (1), and the default route leads by $DEFAULT_DEVICE" \
 				"Packets whose sender is not reached by the interface that they came in by are dropped: so are unwrapped ones of most clients." \
-				"${IN}sysctl -w net.ipv4.conf.$device.rp_filter=2"
+				"${IN}sysctl -w net/ipv4/conf/$device/rp_filter=2"
 	done
 }
 
@@ -125,7 +125,7 @@ doctor_services() {
 # What makes one of its backends take flows: one that is declared down, or drains, or has weight 0.
 service_revive() {
 	local line words
-	line=$(grep -m1 "^backend [^ ]* service $1\( \|$\)" <<<"$SAVED") || true
+	line=$(awk -v name="$1" '$1 == "backend" && $3 == "service" && $4 == name && !n++' <<<"$SAVED")
 	if [[ -z $line ]]; then # all leave
 		echo "$LB backend ADDRESS service $1"
 		return
@@ -162,7 +162,7 @@ doctor_backends() {
 
 # The lines that name it, as commands.
 backend_commands() {
-	grep -F "backend $1 service " <<<"$SAVED" | sed "s|^|$LB |" | paste -sd'&' | sed 's/&/ \&\& /g'
+	grep -E "^backend (drain )?${1//[][.]/\\\\&} service " <<<"$SAVED" | sed "s|^|$LB |" | paste -sd'&' | sed 's/&/ \&\& /g'
 }
 
 doctor_neighbours() {
@@ -205,12 +205,19 @@ doctor_ports() {
 		command+="'32768 60999' && $(restart_commands)"
 	fi
 	finding warning "mode nat uses the source ports $first to $last, and the host itself $low to $high (ip_local_port_range)" \
-		"Where a connection of the host's own to a backend has a flow's port, its replies go to the flow's client." "$command"
+		"Where a connection of the host's own to a backend has a flow's port, its replies go to the flow's client. (Where the command is to restart, it ends all connections.)" "$command"
 }
 
-# What is noted at `up`, and how large the tables are, is for the life of an instance.
+# What is noted at `up` is for the life of an instance.
 restart_commands() {
-	echo "saved=\$($LB save) && $LB down && $LB up ${!ATTACHED[*]} && $LB apply - <<<\"\$saved\""
+	local device up=''
+	for device in "${!ATTACHED[@]}"; do up+=" && $LB up $device$(generic_word "$device")"; done
+	echo "saved=\$($LB save) && $LB down$up && $LB apply - <<<\"\$saved\""
+}
+
+# Behind `up`: as it is now.
+generic_word() {
+	[[ ${ATTACHED[$1]:-} != generic ]] || echo ' generic'
 }
 
 # setting NAME: sets REPLY to a number of struct settings.
@@ -244,7 +251,7 @@ doctor_counter() { # FOUND REASON
 	case $2 in
 	unresolved) finding warning "$1" "When they came there was no way to their backend." "$LB status" ;;
 	no_port) finding warning "$1" "Flows of one backend and port used up all source ports; more addresses are more ports." "$LB snat ADDRESS" ;;
-	no_memory) finding warning "$1" "The kernel had no entry for their flow; a larger table has." "make -C $HERE FLOWS=1048576 && $(restart_commands)" ;;
+	no_memory) finding warning "$1" "The kernel had no entry for their flow; a larger table has: \`make FLOWS=1048576\` in the source, and then" "$LB upgrade xdp_lb.o" ;;
 	too_big) finding warning "$1" "They were larger than the interface that they would leave by, and nobody is told." "${IN}ip link show" ;;
 	no_route) finding warning "$1" "Backends answered clients that this host has no route to." "${IN}ip route show" ;;
 	esac

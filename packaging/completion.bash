@@ -50,7 +50,7 @@ _xdp_lb_next() {
 # What is running, by `save`, once; only root can ask. Prints the names of services, or the addresses behind backend or snat.
 _xdp_lb_running() { # service|backend|snat
 	((EUID == 0)) || return 0
-	[[ -n ${saved+known} ]] || saved=$("${call[@]}" save 2>/dev/null)
+	[[ -n ${saved+known} ]] || saved=$(LOCK_WAIT=0 "${call[@]}" save 2>/dev/null)
 	awk -v noun="$1" '$1 == noun { for (i = 2; i <= NF; i++) if ($i !~ /^(drain|down|dev)$/) { print $i; if (noun != "snat") next } }' <<<"$saved"
 }
 
@@ -64,7 +64,7 @@ _xdp_lb_devices() {
 
 # Adds what a word of a form may be.
 _xdp_lb_add() { # VERB WORD
-	local choices=''
+	local choices='' choice
 	case $2 in
 	FILE) _filedir && return ;;
 	DEV) choices=$(_xdp_lb_devices) ;;
@@ -74,7 +74,10 @@ _xdp_lb_add() { # VERB WORD
 	ADDRESS) choices=$(_xdp_lb_running "$1") ;;
 	*[a-z]*) choices=$(tr '|' '\n' <<<"$2" | grep '[a-z]') ;;
 	esac
-	mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$choices" -- "$cur" | sort -u)
+	# Not compgen -W, which expands what it is given: anybody may choose the name of an interface.
+	while read -r choice; do
+		[[ -z $choice || $choice != "$cur"* ]] || COMPREPLY+=("$(printf %q "$choice")")
+	done < <(sort -u <<<"$choices")
 }
 
 # shellcheck disable=SC2034 # what _init_completion sets

@@ -12,7 +12,7 @@ UNITDIR=${UNITDIR:-$PREFIX/lib/systemd/system}
 DOCDIR=$PREFIX/share/doc/xdp-lb
 CONFDIR=/etc/xdp-lb
 # Nobody else's, so they go if they are empty; the last first.
-OWN=("$CONFDIR" "$DOCDIR" "$DOCDIR/docs" "$DOCDIR/examples" "$LIBDIR" "$LIBDIR/lib")
+OWN=("$CONFDIR" "$DOCDIR" "$DOCDIR/docs" "$DOCDIR/examples" "$LIBDIR" "$LIBDIR/lib" "$LIBDIR/netns")
 
 # MODE SOURCE TARGET of each file.
 files() {
@@ -22,7 +22,7 @@ files() {
 	echo "644 packaging/completion.bash $PREFIX/share/bash-completion/completions/xdp-lb"
 	echo "644 packaging/example.conf $DOCDIR/examples/eth0.conf"
 	echo "644 lib/xdp-lb.8 $PREFIX/share/man/man8/xdp-lb.8"
-	for file in xdp_lb.o lib/*; do echo "644 $file $LIBDIR/$file"; done
+	for file in xdp_lb.o netns/xdp_pass.o lib/*; do echo "644 $file $LIBDIR/$file"; done
 	for file in README.md docs/*; do echo "644 $file $DOCDIR/$file"; done
 	for file in packaging/*.service packaging/*.timer; do echo "644 $file $UNITDIR/${file##*/}"; done
 }

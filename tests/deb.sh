@@ -61,7 +61,7 @@ mount_all() {
 }
 
 within() { # COMMAND...
-	chroot "$ROOT" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@" </dev/null
+	chroot "$ROOT" env -i ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@" </dev/null
 }
 
 # In a network namespace, whose sysctls are its own.
@@ -90,7 +90,7 @@ used='set -eux
 	set -eu
 	[[ ${COMPREPLY[*]} == 10.0.0.2 ]]
 	xdp-lb down
-	! compgen -G "/sys/fs/bpf/xdp_lb*"
+	[[ -z $(compgen -G "/sys/fs/bpf/xdp_lb*") ]]
 	xdp-lb up veth6
 	xdp-lb apply /etc/xdp-lb/veth6.conf
 	xdp-lb save | diff - /etc/xdp-lb/veth6.conf

@@ -168,6 +168,15 @@ completes() {
 	[[ -z $output && -z $stderr ]]
 }
 
+@test "completion runs nothing that a name says" {
+	lab up >/dev/null
+	# shellcheck disable=SC2016 # it is a name
+	on lb ip link add 'a$(id>&2)' type veth peer name other
+	run complete_words -n "${PREFIX}lb" up 'a'
+	[[ $output == 'a\$\(id\>\&2\)' ]]
+	on lb ip link del other
+}
+
 @test "systemd accepts the units" {
 	require_tool systemd-analyze
 	local units=$BATS_TEST_TMPDIR/units
@@ -195,6 +204,7 @@ completes() {
 	installed up veth6
 	on lb ip link add dummy6 type veth peer name dummy7
 	installed up dummy6 generic
+	installed service vip tcp 10.0.0.99:80
 	echo '7 xdp-lb@veth6.service restart running' >"$tools/jobs"
 	on lb env PATH="$tools:$PATH" "$tools/unit-stop" veth6 xdp-lb@veth6.service
 	[[ $(installed -j status | jq -c '[.devices[].name]') == '["dummy6","veth6"]' ]]
@@ -204,6 +214,13 @@ completes() {
 	: >"$tools/jobs"
 	on lb env PATH="$tools:$PATH" "$tools/unit-stop" dummy6 xdp-lb@dummy6.service
 	[[ ! -e $(pin services) ]]
+	# Both at once: the last one takes all, the addresses too.
+	installed up veth6
+	installed up dummy6 generic
+	installed service vip tcp 10.0.0.99:80
+	for device in veth6 dummy6; do on lb env PATH="$tools:$PATH" "$tools/unit-stop" "$device" "xdp-lb@$device.service" & done
+	wait
+	[[ ! -e $(pin services) && -z $(on lb ip -o address show to 10.0.0.99) ]]
 	on lb env PATH="$tools:$PATH" "$tools/unit-stop" dummy6 xdp-lb@dummy6.service # nothing is up
 	on lb ip link del dummy6
 }

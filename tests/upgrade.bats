@@ -57,7 +57,7 @@ changed() { # NAME SED-SCRIPT
 	mkdir "$dir"
 	cp -r "$TOP"/Makefile "$TOP"/*.[ch] "$TOP"/control "$TOP"/datapath "$dir"
 	sed -i "$2" "$dir/maps.h"
-	! cmp -s "$dir/maps.h" "$TOP/maps.h"
+	if cmp -s "$dir/maps.h" "$TOP/maps.h"; then fail "$1: nothing was changed"; fi
 	make -C "$dir" xdp_lb.o >"$dir/log" 2>&1 || { cat "$dir/log" && return 1; }
 }
 
