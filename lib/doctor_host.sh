@@ -54,7 +54,7 @@ doctor_ethtool() {
 doctor_leftovers() {
 	local directory
 	for directory in "$ROOT"/*~; do
-		[[ ! -d $directory ]] ||
+		[[ ! -d $directory || -d ${directory%\~}+ || -d ${directory%\~}/committed ]] || # an upgrade is at it
 			finding warning "$directory is what a killed \`down\` has left" "Its maps take memory, and are used by nobody." "rm -rf $directory"
 	done
 }
