@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One lab with a balancer for all tests of packets, and what several of them change in it."""
+import collections
 import os
 import re
 import shutil
@@ -28,11 +29,17 @@ from frames import (
 
 def pytest_collection_modifyitems(config, items):
     """With ONLY, a regular expression, only tests whose name it finds, as bats' --filter does. It is no option of
-    pytest's, which takes a long one for a file."""
-    only = os.environ.get("ONLY", "")
-    left_out = [item for item in items if not re.search(only, item.name)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if re.search(only, item.name)]
+    pytest's, which takes a long one for a file. With SAMPLE, a number, of tests that differ in their parameters alone
+    the first, and then one of so many."""
+    only, step, seen = os.environ.get("ONLY", ""), int(os.environ.get("SAMPLE", "1")), collections.Counter()
+    chosen = []
+    for item in items:
+        if re.search(only, item.name):
+            if seen[item.function] % step == 0:
+                chosen.append(item)
+            seen[item.function] += 1
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(name="balancer", scope="session")
