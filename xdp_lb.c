@@ -54,7 +54,7 @@ int xdp_lb(struct xdp_md *ctx)
 		reply = nat_reply_find(&pkt, conf);
 		if (reply)
 			return nat_return(ctx, &pkt, conf, reply);
-		if (nat_is_early(&pkt, conf) && nat_may_be_reply(&pkt, conf))
+		if (nat_reply_is_early(&pkt, conf))
 			return finish(ctx, &pkt, conf, 0, REASON_UPGRADING);
 		service = service_of_address(&pkt, conf);
 	}

@@ -553,10 +553,11 @@ static __always_inline bool nat_is_early(const struct packet *pkt, const struct 
 	       !packet_is_syn(pkt);
 }
 
-/* May it be the reply to a flow that we do not know? */
-static __always_inline bool nat_may_be_reply(const struct packet *pkt, const struct settings *conf)
+/* Likewise, of a packet that nat_reply_find() found no flow for. */
+static __always_inline bool nat_reply_is_early(const struct packet *pkt,
+					       const struct settings *conf)
 {
-	return is_nat_port(conf, pkt->tuple.destination_port) &&
+	return nat_is_early(pkt, conf) && is_nat_port(conf, pkt->tuple.destination_port) &&
 	       is_our_address(&pkt->tuple.destination);
 }
 

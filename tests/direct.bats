@@ -12,9 +12,7 @@ load direct
 setup_file() {
 	local vip service host
 	traffic_is_possible || return 0
-	PREFIX=$(lab_prefix)
-	export PREFIX
-	unset LB_INSTANCE
+	choose_prefix
 	cd "$TOP" || return
 	lab up >/dev/null
 	host_config >"$BATS_FILE_TMPDIR/config"

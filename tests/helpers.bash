@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# What several test files share. A file that uses the lab sets and exports PREFIX in its
-# setup_file: PREFIX=$(lab_prefix).
+# What several test files share. A file that uses the lab calls choose_prefix in its setup_file.
 
 set -o pipefail # jq -e is content with no input at all
 
@@ -28,6 +27,13 @@ skip_or_fail() { # TEXT
 # A prefix that no other run has: the lab of a run that was killed cannot get in the way.
 lab_prefix() {
 	echo "t$$-"
+}
+
+# For setup_file: what the tests of a file make bears this name.
+choose_prefix() {
+	PREFIX=$(lab_prefix)
+	export PREFIX
+	unset LB_INSTANCE
 }
 
 lab() { # WORDS...

@@ -7,9 +7,7 @@ bats_require_minimum_version 1.5.0
 load helpers
 
 setup_file() {
-	PREFIX=$(lab_prefix)
-	export PREFIX
-	unset LB_INSTANCE
+	choose_prefix
 	DEST=$BATS_FILE_TMPDIR/dest
 	export DEST
 	make_it install

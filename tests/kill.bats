@@ -43,9 +43,7 @@ STEPS=(
 )
 
 setup_file() {
-	PREFIX=$(lab_prefix)
-	export PREFIX
-	unset LB_INSTANCE
+	choose_prefix
 }
 
 teardown_file() {

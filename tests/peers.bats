@@ -12,9 +12,7 @@ load direct
 setup_file() {
 	local host
 	traffic_is_possible || return 0
-	PREFIX=$(lab_prefix)
-	export PREFIX
-	unset LB_INSTANCE
+	choose_prefix
 	cd "$TOP" || return
 	lab up >/dev/null
 	modprobe -qa fou fou6 2>/dev/null || true # which do not come by themselves, as the others do

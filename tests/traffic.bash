@@ -20,9 +20,7 @@ traffic_is_possible() {
 # For setup_file: the lab with a balancer in it, which the tests of a file share, as lb.sh takes more of
 # their time than the traffic does.
 begin_traffic() {
-	PREFIX=$(lab_prefix)
-	export PREFIX
-	unset LB_INSTANCE
+	choose_prefix
 	cd "$TOP" || return
 	lab up >/dev/null
 	route_through_balancer

@@ -15,9 +15,7 @@ VIPS=(10.100.0.20 2001:db8:100::20 10.100.0.30 2001:db8:100::30)
 setup_file() {
 	local vip backend
 	traffic_is_possible || return 0
-	PREFIX=$(lab_prefix)
-	export PREFIX
-	unset LB_INSTANCE
+	choose_prefix
 	cd "$TOP" || return
 	lab up >/dev/null
 	make_vlans || return 0
