@@ -83,6 +83,10 @@ struct service {
 	__u8 quic_offset; /* where in the connection ID it begins */
 	__u16 gue_port; /* of backends, host order */
 	__u32 device; /* the interface that the VIP is to be added to, 0: any */
+	__u8 fail_closed; /* 1: when all its members are down none is used; 0: all are */
+	__u8 passive; /* 1: what mode nat sees of backends that do not answer is acted upon */
+	__u16 quorum; /* its backup members join when fewer of the others than this are up */
+	__u32 slow_start; /* seconds, in which a member that comes back gets its whole share */
 	__u32 pad;
 	struct addr
 		spread; /* outer source addresses: this one, with the bits of spread_mask from the flow's hash */
@@ -162,7 +166,7 @@ struct backend {
 	enum backend_state state;
 	struct addr source; /* ours, towards it; all zero without a route */
 	__u32 mtu; /* as in its target */
-	__u32 pad;
+	__u32 since; /* seconds since 1970, when it came into its state; 0: it was always so */
 };
 
 struct {
@@ -188,16 +192,33 @@ enum member_slots {
 	MEMBER_STALE = 0x7fffffff, /* in place of a number of slots: the ring is yet to be filled */
 };
 
+/* What its checks say. State, health and weight are each for itself; `share` is what follows from all of them. */
+enum member_health {
+	HEALTH_UNKNOWN = 0, /* nobody has checked it yet, or ever will: counts as up */
+	HEALTH_UP = 1,
+	HEALTH_DOWN = 2, /* gets no new flows; those of TCP that it has stay */
+};
+
+#define WHY_SIZE 80
+
 struct member_key {
 	__u32 service; /* id */
 	__u32 backend; /* id */
 };
 
 struct member {
-	__u32 weight; /* its share of the ring, in parts of the sum of all weights */
+	__u32 weight; /* as configured */
+	__u32 share; /* of the ring, in parts of the sum of all shares; what the ring is filled by */
 	enum member_state state;
 	enum member_slots slots; /* of the ring, that it has */
 	__u32 flows; /* alive, as the control program flows_count last found them */
+	enum member_health health;
+	__u32 backup; /* 1: it is used only when fewer than a quorum of the others are up */
+	/* Seconds since 1970; 0: it was always so. */
+	__u32 state_since; /* when it came into its state */
+	__u32 health_since; /* and its health */
+	__u32 rising; /* when it came back, while its share is to grow by steps; else 0 */
+	char why[WHY_SIZE]; /* it is up or down, as who checked it says */
 };
 
 struct {
@@ -334,10 +355,23 @@ struct {
 } ring_sizes SEC(".maps");
 
 /* ring_states: service id -> what is going on in its ring. Written by the control programs. */
+enum ring_fallback { /* what is done as all members are down */
+	FALLBACK_NONE = 0, /* nothing: some are up, or there are none */
+	FALLBACK_OPEN = 1, /* all are used */
+	FALLBACK_CLOSED = 2, /* none is */
+};
+
 struct ring_state {
 	__u64 changed; /* jiffies, when a slot last changed its backend; 0: never */
 	__u32 moving; /* slots, as the last fill or sweep left them */
 	__u32 remembered; /* flows, as the last sweep found them */
+	enum ring_fallback fallback; /* now */
+	__u32 open_times; /* how often it came to FALLBACK_OPEN */
+	__u32 closed_times;
+	__u32 pad;
+	__u64 fallback_from; /* packets that the service's counter showed when that began */
+	__u64 open_packets; /* forwarded, in all such times that are over */
+	__u64 closed_packets; /* for which there was no backend, likewise */
 };
 
 struct {
@@ -347,6 +381,42 @@ struct {
 	__type(key, __u32);
 	__type(value, struct ring_state);
 } ring_states SEC(".maps");
+
+/*
+ * checks: service id -> how its members are checked, and hooks: what is to be run when that changes something. Written by
+ * lb.sh for its `watch`; nothing in the kernel reads them.
+ */
+#define WORDS_SIZE 256
+
+struct check {
+	char words[WORDS_SIZE]; /* of the line `check`, behind the service's name */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SERVICES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct check);
+} checks SEC(".maps");
+
+struct hooks {
+	enum member_health told; /* of the service, for which `up` or `down` ran last */
+	__u32 pad;
+	char up[WORDS_SIZE]; /* commands, for a shell */
+	char down[WORDS_SIZE];
+	char change[WORDS_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SERVICES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct hooks);
+} hooks SEC(".maps");
 
 /*
  * targets: backend id -> what a packet for this backend becomes. lb.sh writes address, port and
@@ -652,6 +722,7 @@ struct ring_request {
 	enum service_track track;
 	enum service_hash hash;
 	__u32 is_steady; /* 1: no slot moves: in mode nat every flow is known anyway, and track never wants it so */
+	enum ring_fallback fallback;
 };
 
 struct {

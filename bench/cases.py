@@ -164,7 +164,7 @@ def write_rings(bench, services, size, members):
                 ])
         for service in services:
             for backend in members:
-                update(table, encode("member_key", service=service, backend=backend), encode("member", weight=1))
+                update(table, encode("member_key", service=service, backend=backend), encode("member", weight=1, share=1))
             update(request, index_key(0), encode("ring_request", service=service, ring_size=size))
             assert run_control(program) == 0
 
@@ -272,10 +272,10 @@ def ring_changes(mode, bench):
                 stack.enter_context(pinned(f"{bench.maps}/{name}"))
                 for name in ("ring_request", "members", "control/ring_fill")
             )
-            update(members, other, encode("member", weight=1000))
+            update(members, other, encode("member", weight=1000, share=1000))
             while not ended.is_set():
                 weight = 2001 - weight
-                update(members, key, encode("member", weight=weight))
+                update(members, key, encode("member", weight=weight, share=weight))
                 update(request, index_key(0), encode("ring_request", service=number, ring_size=65537))
                 run_control(program)
 

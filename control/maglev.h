@@ -101,7 +101,7 @@ static __always_inline struct target *ring_target(__u32 backend, const struct me
 	struct target *target = bpf_map_lookup_elem(&targets, &backend);
 
 	return target && target->state == TARGET_UP && member->state == MEMBER_ACTIVE &&
-			       member->weight ?
+			       member->share ?
 		       target :
 		       NULL;
 }
@@ -133,10 +133,10 @@ static long ring_collect(void *map, const struct member_key *key, struct member 
 	share->address[1] = bpf_be64_to_cpu(((__be64 *)&target->address)[1]);
 	share->port = bpf_ntohs(target->port);
 	share->backend = backend;
-	share->weight = member->weight;
+	share->weight = member->share;
 	share->turns = 0;
 	ring_permute(share, conf, work);
-	work->is_even &= member->weight == ring_share_at(work, 0)->weight;
+	work->is_even &= member->share == ring_share_at(work, 0)->weight;
 	*ring_heap_at(work, i) = i;
 	work->count = i + 1;
 	return 0;

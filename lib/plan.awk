@@ -716,7 +716,7 @@ function member_key(row,    ids) {
 
 function write_member(row, words,    w) {
 	split(words, w, " ")
-	update("members", member_key(row), encode("member weight=" w[1] " state=MEMBER_" toupper(w[2]) " slots=MEMBER_STALE"))
+	update("members", member_key(row), encode("member weight=" w[1] " share=" w[1] " state=MEMBER_" toupper(w[2]) " slots=MEMBER_STALE"))
 }
 
 # --- Who speaks for a service, and server ids. Replies of a new backend are known before packets are sent to it ---

@@ -88,7 +88,7 @@ def test_a_service_can_have_4096_members_and_one_for_each_slot(balancer, size, m
     service, encode = balancer.services()["large"], balancer.layout.encode
     ids = range(FIRST_ID, FIRST_ID + members)
     targets = [(index_key(i), encode("target", address=octets(f"198.18.{i >> 8}.{i & 255}"))) for i in ids]
-    keys = [(encode("member_key", service=service, backend=i), encode("member", weight=1)) for i in ids]
+    keys = [(encode("member_key", service=service, backend=i), encode("member", weight=1, share=1)) for i in ids]
     try:
         with pinned(f"{balancer.maps}/targets") as fd:
             for one in targets:

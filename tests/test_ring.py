@@ -49,7 +49,7 @@ class Ring:
             known[backend] = address, port
             target = encode("target", address=address, port=socket.htons(port))
             update(self.targets, index_key(backend), target)
-            update(self.members, self.member_key(backend), encode("member", weight=weight))
+            update(self.members, self.member_key(backend), encode("member", weight=weight, share=weight))
         try:
             request = encode("ring_request", service=self.service, ring_size=self.size)
             update(self.request, index_key(0), request)
