@@ -21,7 +21,7 @@ HERE=$SELF
 HERE=${HERE%/*}
 OBJECT=$HERE/xdp_lb.o
 
-for part in common namespace instance layout map state device neighbour host change service backend \
+for part in common namespace instance layout map state device neighbour host change service health backend \
 	backend_help snat timeout config decap upgrade status explain doctor doctor_host doctor_device \
 	doctor_service log watch watch_probe watch_report watch_hook help; do
 	# shellcheck source=/dev/null
@@ -61,7 +61,7 @@ main() {
 	local verb=$1
 	shift
 	known_verb "$verb" || misuse "unknown command '$verb'$(nearest_verb "$verb"); see $PROGRAM help"
-	if [[ $verb == @(help|check) ]]; then
+	if [[ $verb == help || ($verb == check && $# -le 1) ]]; then
 		"verb_$verb" "$@"
 		return
 	fi

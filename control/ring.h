@@ -110,8 +110,13 @@ static long ring_settle(__u32 i, void *unused)
 	return 0;
 }
 
+struct ring_count {
+	enum reason reason;
+	__u64 packets;
+};
+
 /* On one CPU. */
-static long ring_count_forwarded(__u32 cpu, __u64 *packets)
+static long ring_count_on(__u32 cpu, struct ring_count *sum)
 {
 	struct ring_work *work = ring_work_get();
 	struct service_counters *count;
@@ -123,11 +128,21 @@ static long ring_count_forwarded(__u32 cpu, __u64 *packets)
 	count = bpf_map_lookup_percpu_elem(&counters, &service, cpu);
 	if (!count)
 		return 1;
-	*packets += count->by_reason[REASON_FORWARDED].packets;
+	if (sum->reason < REASON_COUNT)
+		sum->packets += count->by_reason[sum->reason].packets;
 	return 0;
 }
 
 #define MAX_CPUS 8192
+
+/* Packets of the service that ended so. */
+static __always_inline __u64 ring_count(enum reason reason)
+{
+	struct ring_count sum = { .reason = reason };
+
+	bpf_loop(MAX_CPUS, ring_count_on, &sum, 0);
+	return sum.packets;
+}
 
 /*
  * A service that never forwarded a packet has no connections to keep, so its slots need not move. Asked when the
@@ -135,10 +150,7 @@ static long ring_count_forwarded(__u32 cpu, __u64 *packets)
  */
 static __always_inline void ring_settle_unused(struct ring_work *work)
 {
-	__u64 packets = 0;
-
-	bpf_loop(MAX_CPUS, ring_count_forwarded, &packets, 0);
-	if (packets)
+	if (ring_count(REASON_FORWARDED))
 		return;
 	work->may_settle = 1;
 	work->moving = 0;
@@ -161,6 +173,25 @@ static long ring_publish(__u32 i, void *unused)
 	if (member)
 		member->slots = ring_share_at(work, i)->turns;
 	return 0;
+}
+
+/* What is done as all members are down, and what becomes of packets meanwhile, is counted. */
+static __always_inline void ring_note_fallback(struct ring_state *state, enum ring_fallback now)
+{
+	__u64 forwarded, refused;
+
+	if (state->fallback == now)
+		return;
+	forwarded = ring_count(REASON_FORWARDED);
+	refused = ring_count(REASON_NO_BACKEND);
+	if (state->fallback == FALLBACK_OPEN)
+		state->open_packets += forwarded - state->fallback_from;
+	else if (state->fallback == FALLBACK_CLOSED)
+		state->closed_packets += refused - state->fallback_from;
+	state->fallback = now;
+	state->fallback_from = now == FALLBACK_OPEN ? forwarded : refused;
+	state->open_times += now == FALLBACK_OPEN;
+	state->closed_times += now == FALLBACK_CLOSED;
 }
 
 /* Takes over what lb.sh asks for. Returns false for a size that no ring has. */
@@ -210,6 +241,7 @@ int ring_fill(void *unused)
 		state->moving = work->moving;
 		if (work->changed)
 			state->changed = jiffies();
+		ring_note_fallback(state, request->fallback);
 	}
 	return work->filled != work->size;
 }

@@ -103,31 +103,36 @@ int ring_sweep(void *unused)
 	return 0;
 }
 
-/* Was the backend deleted from the service, or is it about to be? */
-static __always_inline bool forget_is_meant(__u32 service, __u32 backend)
+/*
+ * Was the backend deleted from the service, or is it about to be? Or was it found down, and the flow is none that would be
+ * lost elsewhere?
+ */
+static __always_inline bool forget_is_meant(__u32 service, __u32 backend, bool is_established)
 {
 	struct member_key key = { .service = service, .backend = backend };
 	struct member *member = bpf_map_lookup_elem(&members, &key);
 
-	return !member || member->state == MEMBER_GONE;
+	return !member || member->state == MEMBER_GONE ||
+	       (member->health == HEALTH_DOWN && !member->share && !is_established);
 }
 
 static long forget_flow(void *map, const struct flow_key *key, const struct flow *flow,
 			void *unused)
 {
-	if (forget_is_meant(flow->service, flow->backend))
+	if (forget_is_meant(flow->service, flow->backend,
+			    key->protocol == IPPROTO_TCP && flow->state & FLOW_ESTABLISHED))
 		bpf_map_delete_elem(&flows, key);
 	return 0;
 }
 
 static long forget_syn(void *map, const struct flow_key *key, const struct syn *syn, void *unused)
 {
-	if (forget_is_meant(syn->service, syn->backend))
+	if (forget_is_meant(syn->service, syn->backend, false))
 		bpf_map_delete_elem(&syns, key);
 	return 0;
 }
 
-/* All flows on backends that are none of their service's any more. Always returns 0. */
+/* All flows on backends that are none of their service's any more, and some on those that are down. Always returns 0. */
 SEC("syscall")
 int flows_forget(void *unused)
 {

@@ -2,14 +2,14 @@
 # Changes of what is balanced. A line, or a whole file, says what there is to be; lib/plan.awk says what is to be done for
 # that, and here it is done.
 
-CONFIG_SCRIPTS=(address state layout running config grammar encode facts plan explain command)
+CONFIG_SCRIPTS=(address state layout running config grammar check health encode facts plan explain command)
 
 # config TASK...: see lib/command.awk. For a subshell, which it ends.
 config() {
 	local name
 	local -a scripts=()
 	for name in "${CONFIG_SCRIPTS[@]}"; do scripts+=(-f "$HERE/lib/$name.awk"); done
-	exec awk "${scripts[@]}" -v PROGRAM="$PROGRAM" -v MAPS="${MAPS:-}" -v CONTROL="${CONTROL:-}" -v NETNS="${NETNS_INODE:-}" -- "$@"
+	exec awk "${scripts[@]}" -v PROGRAM="$PROGRAM" -v MAPS="${MAPS:-}" -v CONTROL="${CONTROL:-}" -v NOW="$EPOCHSECONDS" -v NETNS="${NETNS_INODE:-}" -- "$@"
 }
 
 # The same, fed with what is running.
@@ -47,7 +47,7 @@ change_now() {
 # Does what PLAN says, line by line. LEAVING: there are backends that leave.
 plan_carry_out() {
 	LEAVING=''
-	local -a lines words warnings=() neighbours=()
+	local -a lines words warnings=() neighbours=() changed=()
 	local i=0 failed=0
 	[[ ! -e $MAPS/new_rings ]] || run rm -rf "$MAPS/new_rings" # a command was killed
 	split_lines "$PLAN"
@@ -74,6 +74,7 @@ plan_carry_out() {
 		manage) neighbours+=("neigh replace ${words[1]} dev ${words[2]} managed extern_learn") ;;
 		release) neighbour_release "${words[@]:1}" ;;
 		leaving) LEAVING=1 ;;
+		changed) changed+=("${lines[i]#changed }") ;;
 		rings) run mkdir -p "${words[1]}" ;;
 		rings-done) run rm -rf "${words[1]}" ;;
 		warn) warnings+=("${lines[i]#warn }") ;;
@@ -81,6 +82,7 @@ plan_carry_out() {
 		i=$((i + 1))
 	done
 	((${#neighbours[@]} == 0)) || neighbours_manage "${neighbours[@]}"
+	((${#changed[@]} == 0)) || { maps_flush && printf '%s\n' "${changed[@]}"; }
 	for i in "${warnings[@]}"; do warn "$i"; done
 	((failed == 0)) || exit 1
 }

@@ -3,6 +3,7 @@
 #
 #	syntax WORDS...		only looks whether a line is understood
 #	line WORDS...		a line as a command: prints the plan that makes it so
+#	health PATH		the same of what a watcher has found, lines; report: what it is to look at
 #	repair			the plan of what a killed command has left undone
 #	sweep			and the memory of flows ends wherever it may; leave: and who leaves and has no flows is deleted
 #	apply PATH NAME TOKEN [now] [force]	a file, shown under that name: the plan that makes everything so; until TOKEN, unless
@@ -84,6 +85,8 @@ function perform() {
 		print_octets(shift(1), word)
 	else if (task ~ /^(check|print|apply|rollback)$/)
 		perform_file()
+	else if (task == "report")
+		print_health()
 	else {
 		begin_from_running()
 		perform_change()
@@ -99,7 +102,9 @@ function perform_change() {
 		if (confirm["is"] == 0)
 			refuse("nothing waits to be confirmed")
 		confirm["new"] = 0
-	} else if (task == "leave")
+	} else if (task == "health")
+		read_health(argument[2])
+	else if (task == "leave")
 		forget_who_left()
 	else if (task == "sweep")
 		is_sweep = 1
@@ -223,6 +228,7 @@ function keep_leaving(key, endpoint,    quic) {
 	}
 	member_add("new", key, endpoint)
 	member["new", key, endpoint] = member["is", key, endpoint]
+	member_backup["new", key, endpoint] = member_backup["is", key, endpoint]
 	member_state["new", key, endpoint] = "leaving"
 	quic = member_quic["is", key, endpoint]
 	if (quic != "" && quic_owner["new", key, quic] == "")

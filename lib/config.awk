@@ -5,7 +5,7 @@
 # service[M, KEY, FIELD]: KEY is what the service is to packets, "tcp 10.0.0.10:80"; is_service[M, KEY];
 #   service_key[M, 1..service_count[M]] are all that there ever were; service_named[M, NAME] = KEY
 # backend[M, ENDPOINT, FIELD]: ENDPOINT is 10.0.0.2, or 10.0.0.2:8080; is_backend[M, ENDPOINT], backend_name[M, 1..]
-# member[M, KEY, ENDPOINT] = weight; member_state and member_quic likewise; member_name[M, KEY, 1..]
+# member[M, KEY, ENDPOINT] = weight; member_state, member_quic and member_backup likewise; member_name[M, KEY, 1..]
 # source_at[M, 1..source_count[M]]: addresses; source_device[M, ADDRESS]. timeout[M, NAME], seed[M].
 
 BEGIN {
@@ -17,7 +17,9 @@ BEGIN {
 	for (timeouts = split(TIMEOUTS, timeout_name, " "); timeouts > 0; timeouts--)
 		default_timeout[timeout_name[timeouts]] = default_timeouts[timeouts]
 	timeouts = 6
-	service_fields = split("name protocol vip port family mode hash track ring quic gue_port spread noaddress device", service_field, " ")
+	service_fields = split("name protocol vip port family mode hash track ring quic gue_port spread noaddress device " \
+		"failclosed passive quorum slowstart check up down change", service_field, " ")
+	events = split("up down change", event_name, " ") # for which a service may have hooks, each a field of it
 	DEFAULT_RING = 65537
 	DEFAULT_GUE_PORT = 6080
 }
@@ -65,6 +67,7 @@ function member_add(m, key, endpoint) {
 	member[m, key, endpoint] = 1
 	member_state[m, key, endpoint] = "active"
 	member_quic[m, key, endpoint] = ""
+	member_backup[m, key, endpoint] = 0
 	if (service[m, key, "mode"] == "dnat")
 		speaks_for[m, return_text(m, key, endpoint)] = key SUBSEP endpoint
 }
@@ -136,6 +139,7 @@ function member_copy(to, from, key, endpoint) {
 	member_add(to, key, endpoint)
 	member[to, key, endpoint] = member[from, key, endpoint]
 	member_state[to, key, endpoint] = member_state[from, key, endpoint]
+	member_backup[to, key, endpoint] = member_backup[from, key, endpoint]
 	quic_set(to, key, endpoint, member_quic[from, key, endpoint])
 }
 
@@ -177,6 +181,11 @@ function print_sources(m, family,    i, address) {
 
 function print_service(m, key,    i, n, name, text) {
 	print service_line(m, key)
+	if (service[m, key, "check"] != "")
+		print "check " service[m, key, "name"] " " service[m, key, "check"]
+	for (i = 1; i <= events; i++)
+		if (service[m, key, event_name[i]] != "")
+			print "on " event_name[i] " " service[m, key, "name"] " " service[m, key, event_name[i]]
 	n = 0
 	for (i = 1; i <= member_count[m, key]; i++)
 		if (is_wanted(m, key, member_name[m, key, i]))
@@ -219,6 +228,11 @@ function service_line(m, key,    line, quic) {
 		split(service[m, key, "quic"], quic, ",")
 		line = line " quic " quic[1] (quic[2] == 1 ? "" : " quic-offset " quic[2])
 	}
+	if (service[m, key, "quorum"] > 1)
+		line = line " quorum " service[m, key, "quorum"]
+	if (service[m, key, "slowstart"] > 0)
+		line = line " slowstart " service[m, key, "slowstart"]
+	line = line (service[m, key, "failclosed"] ? " failclosed" : "") (service[m, key, "passive"] ? " passive" : "")
 	return line (service[m, key, "noaddress"] ? " noaddress" : "") \
 		(service[m, key, "device"] ~ /^(#.*)?$/ ? "" : " dev " service[m, key, "device"])
 }
@@ -227,6 +241,8 @@ function print_member(m, key, endpoint,    line) {
 	line = "backend " endpoint " service " service[m, key, "name"]
 	if (member[m, key, endpoint] != 1)
 		line = line " weight " member[m, key, endpoint]
+	if (member_backup[m, key, endpoint])
+		line = line " backup"
 	if (member_quic[m, key, endpoint] != "")
 		line = line " quic-id " member_quic[m, key, endpoint]
 	if (backend[m, endpoint, "mtu"])

@@ -11,10 +11,14 @@ config_file() { # VERB FILE
 	fi
 }
 
-# verb check FILE: is it understood, whatever is running? Needs no root.
+# verb check FILE: is it understood, whatever is running? Needs no root. Or check SERVICE KIND WORDS...: how a service's backends are
+# checked.
 verb_check() {
+	if (($# > 1)); then
+		change check "$@"
+		return
+	fi
 	config_file check "$@"
-	(($# == 1)) || misuse "'$2' is too much: check $1 is all"
 	(config check "$FILE" "$FILE_NAME" </dev/null)
 }
 

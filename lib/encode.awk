@@ -26,11 +26,17 @@ function spaced(hex,    i, text) {
 	return text
 }
 
+# A blank in it is a BLANK, as blanks end words.
 function text_octets(text,    i, octets) {
 	octets = ""
 	for (i = 1; i <= length(text); i++)
-		octets = octets sprintf("%02x ", index(ASCII, substr(text, i, 1)) + 31)
+		octets = octets (substr(text, i, 1) == BLANK ? "20 " : sprintf("%02x ", index(ASCII, substr(text, i, 1)) + 31))
 	return octets
+}
+
+function without_blanks(text) {
+	gsub(/ /, BLANK, text)
+	return text
 }
 
 # "STRUCT FIELD=VALUE ...", fields not named are as in `old`, or zero. A value is a number, an enumerator, a text, an address,
@@ -71,6 +77,7 @@ function field_octets(kind, size, value) {
 }
 
 BEGIN {
+	BLANK = sprintf("%c", 1)
 	for (code = 32; code < 127; code++)
 		ASCII = ASCII sprintf("%c", code)
 }

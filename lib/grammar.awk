@@ -38,7 +38,13 @@ function line_read(n, word) {
 		return line_timeout(n, word)
 	if (word[1] == "seed")
 		return line_seed(n, word)
-	return misuse("'" word[1] "' begins no line of a configuration: service, backend, snat, timeout, seed and include do")
+	if (word[1] == "check")
+		return line_check(n, word)
+	if (word[1] == "on")
+		return line_hook(n, word)
+	if (word[1] == "health" && WHERE == "")
+		return line_health(n, word)
+	return misuse("'" word[1] "' begins no line of a configuration: service, check, on, backend, snat, timeout, seed and include do")
 }
 
 # --- Addresses ---
@@ -111,6 +117,8 @@ function line_service(n, word,    key) {
 		return misuse("'" word[4] "': echo has no ports; " ADDRESS " would be right")
 	if (!parse_service_words(n, word))
 		return 0
+	if (given["passive"] && (word[3] != "tcp" || given["mode"] !~ /^(nat)?$/))
+		return misuse("passive is for tcp services in mode nat: only there the answers pass by")
 	if (given["quic"] != "" && word[3] != "udp")
 		return misuse("quic is for udp services, and " word[3] " is not udp")
 	return SYNTAX || service_set(word[2], word[3], word[3] " " ENDPOINT)
@@ -122,9 +130,17 @@ function parse_service_words(n, word,    i, length_, offset, value) {
 	given["quic"] = length_ = offset = ""
 	for (i = 5; i <= n; i += 2) {
 		value = i < n ? word[i + 1] : ""
-		if (word[i] == "noaddress") {
-			given["noaddress"] = 1
+		if (word[i] ~ /^(noaddress|failclosed|passive)$/) {
+			given[word[i]] = 1
 			i--
+		} else if (word[i] == "quorum") {
+			if (!is_number(value, 1, 4096))
+				return misuse("'" value "' is not a quorum: how many backends must be up so that those for backup are not used, 1 to 4096")
+			given["quorum"] = value
+		} else if (word[i] == "slowstart") {
+			if (!is_number(value, 0, 86400))
+				return misuse("'" value "' is not a time to start in: 0 to 86400 seconds are")
+			given["slowstart"] = value
 		} else if (word[i] == "mode") {
 			if (value !~ /^(nat|dnat|dsr|ipip|gue)$/)
 				return misuse("'" value "' is not a mode: nat, dnat, dsr, ipip and gue are")
@@ -162,7 +178,7 @@ function parse_service_words(n, word,    i, length_, offset, value) {
 			if (!SYNTAX && !device_is(value))
 				return 0
 		} else
-			return misuse("'" word[i] "' is not understood after the address: mode, hash, track, ring, quic, gue-port, spread, noaddress or dev would be")
+			return misuse("'" word[i] "' is not understood after the address: mode, hash, track, ring, quic, gue-port, spread, quorum, slowstart, failclosed, passive, noaddress or dev would be")
 	}
 	if (given["spread"] != "" && given["mode"] !~ /^(ipip|gue)$/)
 		return misuse("spread is for the modes ipip and gue: mode ipip spread " given["spread"])
@@ -222,7 +238,15 @@ function service_set(name, protocol, key,    old) {
 		return 0
 	if (given["track"] != "")
 		service["new", key, "track"] = given["track"]
+	if (given["passive"] && service["new", key, "mode"] != "nat")
+		return refuse("service '" name "' is in mode " service["new", key, "mode"] ", and passive is for mode nat")
+	if (given["quorum"] != "")
+		service["new", key, "quorum"] = given["quorum"] + 0
+	if (given["slowstart"] != "")
+		service["new", key, "slowstart"] = given["slowstart"] + 0
 	service["new", key, "noaddress"] = given["noaddress"] != ""
+	service["new", key, "failclosed"] = given["failclosed"] != ""
+	service["new", key, "passive"] = given["passive"] != ""
 	service["new", key, "device"] = given["device"]
 	touched_service[key] = touched_vip[key] = 1
 	return 1
@@ -240,6 +264,8 @@ function service_begin(name, protocol, key) {
 	service["new", key, "mode"] = given["mode"] == "" ? "nat" : given["mode"]
 	service["new", key, "hash"] = given["hash"] == "" ? "5tuple" : given["hash"]
 	service["new", key, "track"] = "auto"
+	service["new", key, "quorum"] = 1
+	service["new", key, "slowstart"] = 0
 	service["new", key, "ring"] = given["ring"] == "" ? DEFAULT_RING : given["ring"] + 0
 	service["new", key, "quic"] = given["quic"] == "" ? "0,0" : given["quic"]
 	service["new", key, "gue_port"] = service["new", key, "mode"] != "gue" ? 0 : given["gue_port"] == "" ? DEFAULT_GUE_PORT : given["gue_port"] + 0
@@ -318,14 +344,19 @@ function backend_names(    i, text) {
 	return text == "" ? "none" : substr(text, 2)
 }
 
-# Sets given["service"], ["weight"], ["quic_id"] and ["mtu"], "" where there is none.
+# Sets given["service"], ["weight"], ["backup"], ["quic_id"] and ["mtu"], "" where there is none.
 function parse_backend_words(what, i, n, word,    possible, value) {
-	possible = "service NAME" (what == "add" ? ", weight N, quic-id HEX or mtu N" : "")
+	possible = "service NAME" (what == "add" ? ", weight N, backup, quic-id HEX or mtu N" : "")
 	split("", given)
 	given["weight"] = 1
 	for (; i <= n; i += 2) {
 		if (what == "down" || what == "up")
 			return misuse("backend " what " takes no more than an address, and '" word[i] "' is more: it is about all services")
+		if (what == "add" && word[i] == "backup") {
+			given["backup"] = 1
+			i--
+			continue
+		}
 		if (word[i] != "service" && !(what == "add" && word[i] ~ /^(weight|quic-id|mtu)$/))
 			return misuse("'" word[i] "' is not understood here: " possible " would be")
 		if (i == n)
@@ -464,6 +495,7 @@ function backend_join(    i, key) {
 		member_add("new", key, ENDPOINT)
 		member["new", key, ENDPOINT] = given["weight"]
 		member_state["new", key, ENDPOINT] = "active"
+		member_backup["new", key, ENDPOINT] = given["backup"] + 0
 		if (given["quic_id"] != "")
 			quic_set("new", key, ENDPOINT, given["quic_id"])
 		touched_service[key] = 1

@@ -8,6 +8,7 @@
 #	manage ADDRESS DEVICE	its neighbour entry; release IFINDEX ADDRESS
 #	rings DIRECTORY		is to be made, for the rings of the batches that follow; rings-done DIRECTORY: and can go
 #	leaving			there are backends that leave
+#	changed SERVICE BACKEND HEALTH WHY
 #	warn TEXT
 #
 # Each map is compared with what it should hold, row by row; so what a killed command has left half done the next one completes,
@@ -25,6 +26,7 @@ function plan() {
 	plan_addresses()
 	if (errors)
 		return
+	plan_health()
 	emit_settings()
 	emit_addresses_add()
 	emit_sources_add()
@@ -35,6 +37,7 @@ function plan() {
 	emit_fills()
 	emit_services()
 	emit_removed_services()
+	emit_checks()
 	emit_sweeps()
 	emit_deletes()
 	emit_unused_backends()
@@ -316,9 +319,10 @@ function emit_settings(    i, words, row, w) {
 	if (seed["new"] != "" && seed["new"] != seed_running())
 		for (row in member_row) { # all rings are to be filled anew, also if we are killed
 			split(member_row[row], w, " ")
-			if (w[2] != "gone")
-				write_member(row, w[1] " " w[2])
-			member_row[row] = w[1] " " w[2] " stale " w[4]
+			if (w[2] == "gone")
+				continue
+			member_row[row] = w[1] " " w[2] " stale " substr(member_row[row], length(w[1] w[2] w[3]) + 4)
+			write_member(row, member_row[row])
 		}
 	words = ""
 	for (i = 1; i <= timeouts; i++)
@@ -520,7 +524,9 @@ function backend_words(endpoint,    words, address, known, text) {
 		split(backend_row[endpoint], words, " ")
 		text = text words[4] " " backend["new", endpoint, "state"] " " words[6] " " words[7] " " words[8]
 	}
-	return words_of[endpoint] = text " " backend["new", endpoint, "mtu"]
+	split(backend_row[endpoint], words, " ")
+	return words_of[endpoint] = text " " backend["new", endpoint, "mtu"] " " \
+		(words[5] == "" ? 0 : words[5] == backend["new", endpoint, "state"] ? words[10] : NOW)
 }
 
 function backend_key(endpoint) {
@@ -530,7 +536,7 @@ function backend_key(endpoint) {
 function write_backend(endpoint, row,    w) {
 	split(row, w, " ")
 	update("backends", backend_key(endpoint), encode("backend id=" w[1] " neighbour_ifindex=" w[6] (w[7] == "-" ? "" : " neighbour=" w[7]) \
-		" managed=" w[8] (w[4] == "-" ? "" : " source=" w[4]) " state=BACKEND_" toupper(w[5]) " mtu=" w[9]))
+		" managed=" w[8] (w[4] == "-" ? "" : " source=" w[4]) " state=BACKEND_" toupper(w[5]) " mtu=" w[9] " since=" w[10]))
 }
 
 # What we say of it; the rest, above all the next hop, is the datapath's.
@@ -635,7 +641,7 @@ function ring_request(key,    mode, track) {
 	mode = service["new", key, "mode"]
 	track = service["new", key, "track"]
 	update("ring_request", encode(0), encode("ring_request service=" id["new", key] " ring_size=" service["new", key, "ring"] \
-		" is_steady=" (mode == "nat" || track == "never") " track=TRACK_" toupper(track) " hash=HASH_" toupper(service["new", key, "hash"])))
+		" is_steady=" (mode == "nat" || track == "never") " track=TRACK_" toupper(track) " hash=HASH_" toupper(service["new", key, "hash"]) " fallback=FALLBACK_" toupper(fallback[key])))
 }
 
 function emit_fills(    i, key, endpoint, w) {
@@ -685,14 +691,16 @@ function emit_members(    i, j, key, endpoint, row, wanted, w, ids) {
 				continue
 			row = id["new", key] "," id["new", endpoint]
 			member_wanted[row] = 1
-			wanted = member["new", key, endpoint] " " member_state["new", key, endpoint]
 			some_leave = some_leave || member_state["new", key, endpoint] == "leaving"
 			split(member_row[row], w, " ")
-			if (w[1] " " w[2] == wanted && w[3] != "stale")
-				continue
-			fill[key] = 1
-			if (w[1] " " w[2] != wanted)
+			wanted = member_words(key, endpoint, w)
+			if ((w[5] > 0 || is_sweep) && health[key, endpoint] == "down" && !share[key, endpoint])
+				any_gone = 1 # in part
+			if (wanted != member_row[row])
 				write_member(row, wanted)
+			if (w[2] != member_state["new", key, endpoint] || w[3] == "stale" || w[5] != share[key, endpoint] || \
+				w[6] != health[key, endpoint] && (w[6] == "down" || health[key, endpoint] == "down"))
+				fill[key] = 1
 		}
 	}
 	for (row in member_row) {
@@ -709,14 +717,24 @@ function emit_members(    i, j, key, endpoint, row, wanted, w, ids) {
 	}
 }
 
+# As told, and to be filled anew where its share is another; w[] is its row.
+function member_words(key, endpoint, w) {
+	return member["new", key, endpoint] " " member_state["new", key, endpoint] " " \
+		(w[3] != "" && w[2] == member_state["new", key, endpoint] && w[5] == share[key, endpoint] ? w[3] " " w[4] : "stale 0") " " \
+		share[key, endpoint] " " health[key, endpoint] " " member_backup["new", key, endpoint] + 0 " " state_since[key, endpoint] " " \
+		health_since[key, endpoint] " " rising[key, endpoint] " " why[key, endpoint]
+}
+
 function member_key(row,    ids) {
 	split(row, ids, ",")
 	return encode("member_key service=" ids[1] " backend=" ids[2])
 }
 
-function write_member(row, words,    w) {
-	split(words, w, " ")
-	update("members", member_key(row), encode("member weight=" w[1] " share=" w[1] " state=MEMBER_" toupper(w[2]) " slots=MEMBER_STALE"))
+function write_member(row, words,    n, w) {
+	n = split(words, w, " ")
+	update("members", member_key(row), encode("member weight=" w[1] " state=MEMBER_" toupper(w[2]) \
+		" slots=" (w[3] ~ /^[0-9]+$/ ? w[3] : "MEMBER_STALE") (n < 10 ? "" : " flows=" w[4] " share=" w[5] " health=HEALTH_" toupper(w[6]) \
+		" backup=" w[7] " state_since=" w[8] " health_since=" w[9] " rising=" w[10] " why=" without_blanks(words_from(11, n, w)))))
 }
 
 # --- Who speaks for a service, and server ids. Replies of a new backend are known before packets are sent to it ---
@@ -796,13 +814,52 @@ function emit_services(    i, key) {
 	}
 }
 
+# What watchers read, and nobody else.
+function emit_checks(    i, key, row, text) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (!(("new", key) in is_service))
+			continue
+		row = id["new", key]
+		text = service["new", key, "check"]
+		if (text != "")
+			check_wanted[row] = 1
+		if (text != "" && text != check_row[row])
+			update("checks", encode(row), encode("check words=" without_blanks(text)))
+		emit_hooks(key, row)
+	}
+	for (row in check_row)
+		if (!(row in check_wanted) && check_row[row] != "")
+			remove("checks", encode(row))
+	for (row in told_row)
+		if (!(row in hooks_wanted) && told_row[row] != "")
+			remove("hooks", encode(row))
+}
+
+function emit_hooks(key, row,    i, text, differs, told) {
+	text = ""
+	told = (key in told_now) ? told_now[key] : (row in told_row) ? told_row[row] : "unknown"
+	differs = told != told_row[row]
+	for (i = 1; i <= events; i++) {
+		if (service["new", key, event_name[i]] != "")
+			text = text " " event_name[i] "=" without_blanks(service["new", key, event_name[i]])
+		differs = differs || service["new", key, event_name[i]] != hook_row[row "," event_name[i]]
+	}
+	if (text == "")
+		return
+	hooks_wanted[row] = 1
+	if (differs)
+		update("hooks", encode(row), encode("hooks told=HEALTH_" toupper(told) text))
+}
+
 # As in running_service().
 function service_words(key) {
 	return id["new", key] " " service["new", key, "protocol"] " " service["new", key, "vip"] " " service["new", key, "port"] " " \
 		service["new", key, "family"] " " service["new", key, "mode"] " " service["new", key, "ring"] " " \
 		(service["new", key, "noaddress"] ? 0 : note[service["new", key, "vip"]] + 0) " " service["new", key, "track"] " " \
 		service["new", key, "hash"] " " service["new", key, "quic"] " " service["new", key, "noaddress"] + 0 " " \
-		service["new", key, "gue_port"] + 0 " " service["new", key, "spread"] " " link_number(service["new", key, "device"])
+		service["new", key, "gue_port"] + 0 " " service["new", key, "spread"] " " link_number(service["new", key, "device"]) " " service["new", key, "failclosed"] + 0 " " service["new", key, "passive"] + 0 " " \
+		service["new", key, "quorum"] " " service["new", key, "slowstart"]
 }
 
 function service_map_key(key,    w, vip, port) {
@@ -817,7 +874,8 @@ function service_value(key,    w, quic, text) {
 	split(w[11], quic, ",")
 	text = "service id=" w[1] " ring_size=" w[7] " mode=MODE_" toupper(w[6]) " flags=" (w[12] ? "SERVICE_NO_ADDRESS" : 0) \
 		" vip_ifindex=" w[8] " track=TRACK_" toupper(w[9]) " hash=HASH_" toupper(w[10]) " quic_length=" quic[1] " quic_offset=" quic[2] \
-		" gue_port=" w[13] " device=" w[15] " name=" service["new", key, "name"]
+		" gue_port=" w[13] " device=" w[15] " fail_closed=" w[16] " passive=" w[17] " quorum=" w[18] " slow_start=" w[19] \
+		" name=" service["new", key, "name"]
 	if (w[14] != "-" && prefix_parse(w[14]) == "")
 		text = text " spread=" octets_hex(PREFIX_FIRST) " spread_mask=" octets_hex(PREFIX_MASK)
 	return encode(text)

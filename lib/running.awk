@@ -2,8 +2,8 @@
 # What state.awk and layout.awk tell, as the configuration "is", and what lib/plan.awk needs besides:
 #
 # confirm: settings.confirm; limit[MAP], layout[NAME], ours[PROGRAM-ID]: the name of a program of ours; netns: whose instance this is
-# service_row[KEY], backend_row[ENDPOINT]: words as told; member_row["ID,ID"] = "WEIGHT STATE SLOTS FLOWS"; quic_row, return_row,
-# address_row, ring_row[ID], its slots; source_row[ADDRESS] = "INTERFACE DEVICE"
+# service_row[KEY], backend_row[ENDPOINT]: words as told; member_row["ID,ID"], likewise; quic_row, return_row,
+# address_row, ring_row[ID], its slots; source_row[ADDRESS] = "INTERFACE DEVICE"; check_row[ID], hook_row["ID,EVENT"]: texts; told_row[ID]
 
 function tell(kind, name, text,    w) {
 	split(text, w, " ")
@@ -23,6 +23,12 @@ function tell(kind, name, text,    w) {
 		backend_told[w[1]] = name " " text
 	else if (kind == "member")
 		member_row[name] = text
+	else if (kind == "check")
+		check_row[name] = text
+	else if (kind == "hook")
+		hook_row[name] = text
+	else if (kind == "told")
+		told_row[name] = text
 	else if (kind == "quic")
 		quic_row[name] = text
 	else if (kind == "return")
@@ -46,7 +52,8 @@ function running_settings(name, w,    i) {
 	confirm["is"] = confirm["new"] = w[timeouts + 4]
 }
 
-# NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD DEVICE
+# NAME ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD DEVICE FAILCLOSED PASSIVE
+# QUORUM SLOWSTART
 function running_service(text,    w, i, n, key, field) {
 	split(text, w, " ")
 	key = w[3] " " endpoint_text(w[4], w[5])
@@ -56,13 +63,16 @@ function running_service(text,    w, i, n, key, field) {
 	vip_ifindex["is", key] = w[9]
 	service_add("is", key)
 	service_named["is", w[1]] = key
-	n = split("name - protocol vip port family mode ring - track hash quic noaddress gue_port spread", field, " ")
+	n = split("name - protocol vip port family mode ring - track hash quic noaddress gue_port spread - failclosed passive quorum slowstart", field, " ")
 	for (i = 1; i <= n; i++)
 		service["is", key, field[i]] = w[i]
 	service["is", key, "device"] = w[16] ? link_name(w[16]) : ""
+	service["is", key, "check"] = check_row[w[2]]
+	for (i = 1; i <= events; i++)
+		service["is", key, event_name[i]] = hook_row[w[2] "," event_name[i]]
 }
 
-# ENDPOINT ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED MTU
+# ENDPOINT ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED MTU SINCE
 function running_backend(text,    w) {
 	split(text, w, " ")
 	backend_row[w[1]] = substr(text, length(w[1]) + 2)
@@ -100,6 +110,7 @@ function running_end(    i, row, ids, w) {
 		member_add("is", key_of[ids[1]], backend_of[ids[2]])
 		member["is", key_of[ids[1]], backend_of[ids[2]]] = w[1]
 		member_state["is", key_of[ids[1]], backend_of[ids[2]]] = w[2]
+		member_backup["is", key_of[ids[1]], backend_of[ids[2]]] = w[7]
 	}
 	for (row in quic_row) {
 		split(row, ids, ",")

@@ -95,8 +95,15 @@ function hex_text(octets,    o, i, text) {
 	else if (map == "backends")
 		tell_backend()
 	else if (map == "members")
-		tell("member", value["key.service"] "," value["key.backend"], value["value.weight"] " " enumerator_word(value["value.state"], "MEMBER_") \
-			" " (value["value.slots"] ~ /STALE/ ? "stale" : value["value.slots"]) " " value["value.flows"])
+		tell_member()
+	else if (map == "checks")
+		tell("check", value["key"], plain(value["value.words"]))
+	else if (map == "hooks") {
+		for (i = split("up down change", event, " "); i > 0; i--)
+			if (value["value." event[i]] != "")
+				tell("hook", value["key"] "," event[i], plain(value["value." event[i]]))
+		tell("told", value["key"], enumerator_word(value["value.told"], "HEALTH_"))
+	}
 	else if (map == "quic_servers")
 		tell("quic", value["key.service"] "," hex_text(value["key.id"]), value["value"])
 	else if (map == "returns")
@@ -108,7 +115,22 @@ function hex_text(octets,    o, i, text) {
 		tell("address", address_text(value["key.octets"]), 1)
 }
 
-# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD DEVICE
+# What bpftool escapes in a text.
+function plain(text) {
+	gsub(/\\'/, "'", text)
+	return text
+}
+
+# SERVICE,BACKEND: WEIGHT STATE SLOTS FLOWS SHARE HEALTH BACKUP STATE_SINCE HEALTH_SINCE RISING WHY
+function tell_member() {
+	tell("member", value["key.service"] "," value["key.backend"], value["value.weight"] " " enumerator_word(value["value.state"], "MEMBER_") \
+		" " (value["value.slots"] ~ /STALE/ ? "stale" : value["value.slots"]) " " value["value.flows"] " " value["value.share"] " " \
+		enumerator_word(value["value.health"], "HEALTH_") " " value["value.backup"] " " value["value.state_since"] " " \
+		value["value.health_since"] " " value["value.rising"] " " plain(value["value.why"]))
+}
+
+# NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD DEVICE FAILCLOSED PASSIVE QUORUM
+# SLOWSTART
 function tell_service(    name, vip) {
 	name = value["value.name"]
 	gsub(/[^A-Za-z0-9_:.-]/, "?", name)
@@ -118,7 +140,8 @@ function tell_service(    name, vip) {
 		value["value.vip_ifindex"] " " enumerator_word(value["value.track"], "TRACK_") " " enumerator_word(value["value.hash"], "HASH_") " " \
 		value["value.quic_length"] "," value["value.quic_offset"] " " (value["value.flags"] == "SERVICE_NO_ADDRESS") " " \
 		value["value.gue_port"] " " prefix_text(value["value.spread"], value["value.spread_mask"]) " " \
-		value["value.device"])
+		value["value.device"] " " value["value.fail_closed"] " " value["value.passive"] " " value["value.quorum"] " " \
+		value["value.slow_start"])
 }
 
 # A prefix from its first address and a mask of the bits behind it; "-" for none.
@@ -132,10 +155,10 @@ function prefix_text(octets, mask,    o, i, bits, byte) {
 	return address_text(octets) "/" (octets ~ /^0,0,0,0,0,0,0,0,0,0,255,255,/ ? bits - 96 : bits)
 }
 
-# ENDPOINT: ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED MTU
+# ENDPOINT: ID ADDRESS PORT SOURCE STATE NEIGHBOUR_IFINDEX NEIGHBOUR MANAGED MTU SINCE
 function tell_backend(    address) {
 	address = address_text(value["key.address"])
 	tell("backend", endpoint_text(address, value["key.port"]), value["value.id"] " " address " " value["key.port"] " " \
 		address_or_dash(value["value.source"]) " " enumerator_word(value["value.state"], "BACKEND_") " " \
-		value["value.neighbour_ifindex"] " " address_or_dash(value["value.neighbour"]) " " value["value.managed"] " " value["value.mtu"])
+		value["value.neighbour_ifindex"] " " address_or_dash(value["value.neighbour"]) " " value["value.managed"] " " value["value.mtu"] " " value["value.since"])
 }

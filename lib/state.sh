@@ -17,7 +17,7 @@ declare -A BACKEND_ID BACKEND_SOURCE BACKEND_MANAGED
 declare -A MEMBER_WEIGHT SNAT_IFINDEX
 declare -a SERVICES BACKENDS SNAT STATE_FORWARDING
 
-STATE_MAPS=(services settings backends members quic_servers returns addresses snat ring_sizes)
+STATE_MAPS=(services settings backends members checks hooks quic_servers returns addresses snat ring_sizes)
 
 # What bpftool prints of all that is read. A map that is not there has no entries. For a subshell, which it ends.
 state_dump() {

@@ -22,6 +22,21 @@ def short: if . < 10000 then tostring
 # Of the ring, in percent.
 def share($slots): (.slots / $slots * 1000 | round) as $tenths | "\($tenths / 10 | floor).\($tenths % 10)%";
 
+# How long ago: 12s, 5m, 3h, 2d.
+def age: now - . | if . < 60 then "\([., 0] | max | floor)s" elif . < 3600 then "\(. / 60 | floor)m" elif . < 86400 then "\(. / 3600 | floor)h"
+	else "\(. / 86400 | floor)d" end;
+
+def state_text: .state + if .state_since then " \(.state_since | age)" else "" end;
+
+def health_text: .health + if .health_since then " \(.health_since | age)" else "" end
+	+ if .rising_since then ", starting slowly" else "" end + if .why then ": \(.why)" else "" end;
+
+# All backends are down, or were.
+def fallback_text: def times: if . == 1 then "once" else "\(.) times" end;
+	(if .now == "open" then "  all backends are down, so all are used" elif .now == "closed" then "  all backends are down, so none is used" else empty end),
+	(if .open_times > 0 then "  failed open \(.open_times | times): \(.open_packets) packets forwarded" else empty end),
+	(if .closed_times > 0 then "  failed closed \(.closed_times | times): \(.closed_packets) packets without a backend" else empty end);
+
 def endpoint: .vip as $vip | .port as $port
 	| if $port == 0 then $vip elif $vip | contains(":") then "[\($vip)]:\($port)" else "\($vip):\($port)" end;
 
@@ -43,12 +58,16 @@ def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
    | "",
      "service \(.name)  \(.protocol) \(endpoint)  mode \(.mode)" + (if .address_added then "  (address added by us)" else "" end),
      "  packets: \(.traffic | traffic_text)" + (if .quic then ", of an unknown QUIC id \(.quic_unknown.packets)" else "" end),
+     (if .check then "  check: \(.check)" else empty end),
+     (.fallback | fallback_text),
      (.ring | if .moving + .remembered > 0 then "  ring: \(.moving) slots moving, \(.remembered) flows remembered" else empty end),
      if .backends == [] then "  no backend: the host itself answers"
      else
-	.ring.slots as $slots | .quic as $quic
-	| "  " + ("BACKEND" | pad(24)) + ("STATE" | pad(10)) + ("WEIGHT" | left(6)) + ("RING" | left(8)) + (if $quic then "  QUIC ID" else "" end),
-	(.backends[] | "  " + (.backend | pad(24)) + (.state | pad(10)) + (.weight | left(6)) + (share($slots) | left(8))
+	.ring.slots as $slots | .quic as $quic | (.check != null or any(.backends[]; .health != "unknown")) as $checked
+	| "  " + ("BACKEND" | pad(24)) + ("STATE" | pad(13)) + ("WEIGHT" | left(6)) + ("RING" | left(8)) + (if $checked then "  HEALTH" else "" end)
+		+ (if $quic then "  QUIC ID" else "" end),
+	(.backends[] | "  " + (.backend + (if .backup then " (backup)" else "" end) | pad(24)) + (state_text | pad(13)) + (.weight | left(6)) + (share($slots) | left(8))
+		+ if $checked then "  " + health_text else "" end
 		+ if $quic then "  " + (.quic_id // "-") else "" end)
      end),
   if .backends == [] then empty else

@@ -35,8 +35,16 @@ def nexthop: . as $backend
 	    mac: (first($neighbours[][] | select(.dst == $backend.neighbour and .dev == $device) | .lladdr) // null) };
 
 # How many slots move, and how many flows were remembered when they were swept last.
-def ring($id): first($ring_states[] | select(.key == $id) | .value | { moving, remembered })
+def ring_state($id): first($ring_states[] | select(.key == $id) | .value);
+def ring($id): (ring_state($id) | { moving, remembered })
 	+ { slots: first($state.services[] | select(.id == $id)).ring_size };
+
+# What is done while all backends are down, how often that was so, and what became of packets then.
+def fallback($id): (ring_state($id) // {}) as $ring | service_traffic($id) as $traffic
+	| ($ring.fallback // "FALLBACK_NONE" | sub("FALLBACK_"; "") | ascii_downcase) as $now
+	| { now: $now, open_times: ($ring.open_times // 0), closed_times: ($ring.closed_times // 0),
+	    open_packets: (($ring.open_packets // 0) + if $now == "open" then $traffic.forwarded.packets - $ring.fallback_from else 0 end),
+	    closed_packets: (($ring.closed_packets // 0) + if $now == "closed" then $traffic.no_backend.packets - $ring.fallback_from else 0 end) };
 
 # One that gets no new flows is drained when none can live on it any more.
 def member_state($backend): if $backend.state != "up" then "down"
@@ -51,12 +59,15 @@ def quic_id: . as $member | first($state.services[] | select(.id == $member.serv
 
 def members($service): $state.members[] | select(.service == $service) | . as $member
 	| ($state.backends[] | select(.id == $member.backend)) as $backend
-	| { backend: $backend.backend, state: member_state($backend), weight, slots, quic_id: quic_id };
+	| { backend: $backend.backend, state: member_state($backend),
+	    state_since: (if $backend.state != "up" then $backend.state_since else .state_since end), health, health_since, why,
+	    weight, backup, rising_since, slots, quic_id: quic_id };
 
 { instance: $instance, netns: $netns, devices: $devices,
   services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
-	address_added: (.vip_ifindex > 0), ring: ring(.id), traffic: service_traffic(.id),
+	address_added: (.vip_ifindex > 0), check: ($state.checks["\(.id)"]), on: ($state.hooks["\(.id)"] | { up, down, change }),
+	fallback: fallback(.id), ring: ring(.id), traffic: service_traffic(.id),
 	quic_unknown: ($counters | of($service.id) | map(.quic_unknown) | total), backends: [members(.id)] })),
-  backends: ($state.backends | map({ id, backend, address, port, state, mtu, nexthop: nexthop } + backend_traffic(.id))),
+  backends: ($state.backends | map({ id, backend, address, port, state, state_since, mtu, nexthop: nexthop } + backend_traffic(.id))),
   decap: $decap[0], snat: ($state.snat | map({ address, address_added: (.ifindex > 0) })),
   unassigned: service_traffic(0) }
