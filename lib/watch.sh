@@ -6,9 +6,9 @@
 # Times are in hundredths of a second since the machine was started.
 
 # The list, as lib/watch_list.awk puts it. A check has its service's id; a KEY is "ID:BACKEND_ID"; a group is "ID.N".
-declare -A CHECK_NAME CHECK_KIND CHECK_TO CHECK_INTERVAL CHECK_TIMEOUT CHECK_RISE CHECK_FALL CHECK_JITTER # milliseconds
+declare -A CHECK_NAME=() CHECK_KIND CHECK_TO CHECK_INTERVAL CHECK_TIMEOUT CHECK_RISE CHECK_FALL CHECK_JITTER # milliseconds
 declare -A CHECK_STATUS CHECK_TEXT CHECK_QUERY CHECK_RUN
-declare -A MEMBER  # by KEY: ENDPOINT ADDRESS PORT VIP HEALTH ADMIN
+declare -A MEMBER=()  # by KEY: ENDPOINT ADDRESS PORT VIP HEALTH ADMIN
 declare -A GROUP   # ID KEY...
 declare -A SERVICE # that has hooks: NAME PROTOCOL VIP PORT STATE TOLD UP ALL
 declare -A HOOK    # by ID:EVENT: the command
@@ -147,10 +147,10 @@ watch_read_list() {
 	watch_aside watch_list "$LIST_NUMBER"
 }
 
-# Beside the loop. What was listed two times before is in nobody's use any more.
+# Beside the loop. What was listed three times before is in nobody's use any more.
 watch_list() { # NUMBER
 	local sum status=0 dir=$WORK/$1
-	rm -rf "${WORK:?}/$(($1 - 2))"
+	rm -rf "${WORK:?}/$(($1 - 3))"
 	mkdir "$dir"
 	sum=$(watch_sum)
 	"$SELF" -i "$INSTANCE" health >"$dir/list" 2>"$dir/said" </dev/null || status=$?
@@ -170,8 +170,8 @@ watch_listed() { # STATUS SUM
 		return
 	fi
 	[[ $DIR/tc -ef /proc/self/fd/$WATCH_LOCK ]] || watch_lock
-	LOOKED=$2
-	eval "$(<"$WORK/$LIST_NUMBER/arrays")"
+	LOOKED=$2 LISTED=$WORK/$LIST_NUMBER
+	eval "$(<"$LISTED/arrays")"
 	watch_groups
 	watch_members
 	watch_steps

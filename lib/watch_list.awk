@@ -52,7 +52,8 @@ $1 == "check" {
 $1 == "member" {
 	id = $2
 	key = id ":" $3
-	group = id "." int(members[id]++ / GROUP_SIZE)
+	group = id "." int(members[id] / GROUP_SIZE)
+	members[id]++
 	put("MEMBER", key, rest(4))
 	groups[group] = groups[group] " " key
 	group_of[group] = id

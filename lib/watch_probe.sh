@@ -130,14 +130,14 @@ watch_expect() { # KEY...
 # Puts what a client of many says, from files and standard input, into words. It ends when the client does.
 watch_results() { # CLIENT COUNT FILE...
 	exec awk -f "$HERE/lib/watch_result.awk" -f "$HERE/lib/watch_$1.awk" -v BATCH="$BATCH_NUMBER" -v COUNT="$2" -v CLIENT="$1" \
-		-v LOUD="$LOUD" -v QUIET="$QUIET" -v WORK="$WORK/$LIST_NUMBER" "${@:3}" - >&"$SAY"
+		-v LOUD="$LOUD" -v QUIET="$QUIET" -v WORK="$LISTED" "${@:3}" - >&"$SAY"
 }
 
 # The two clients of many are children of the watcher's own, so that they end with it, however it ends.
 watch_fping() { # TIMEOUT GROUPS KEY...
 	local key
 	local -a words addresses=() files=()
-	for key in $2; do files+=("$WORK/$LIST_NUMBER/$key.icmp"); done
+	for key in $2; do files+=("$LISTED/$key.icmp"); done
 	for key in "${@:3}"; do
 		# shellcheck disable=SC2206 # words
 		words=(${MEMBER[$key]})
@@ -151,10 +151,10 @@ watch_fping() { # TIMEOUT GROUPS KEY...
 watch_curl() { # TO GROUPS KEY...
 	local group
 	local -a files=()
-	for group in $2; do files+=(-K "$WORK/$LIST_NUMBER/$group"); done
+	for group in $2; do files+=(-K "$LISTED/$group"); done
 	watch_expect "${@:3}"
 	watch_curl_run "$1" "${files[@]}" 2>"$WORK/said-curl" {WATCH_LOCK}<&- {RESULTS}<&- |
-		watch_results curl $(($# - 2)) "$WORK/$LIST_NUMBER/checks" {WATCH_LOCK}<&- {RESULTS}<&- &
+		watch_results curl $(($# - 2)) "$LISTED/checks" {WATCH_LOCK}<&- {RESULTS}<&- &
 }
 
 # A body is cut off where it gets too large, which ends that probe alone.

@@ -6,9 +6,9 @@ declare -A STATE RUN   # STATE: unknown, up or down
 declare -A ENDPOINT    # whose it is, with its address
 declare -A CAME WENT   # when it was found up after it had been down, and down
 declare -A RISE_FACTOR # more answers are wanted of one that flaps
-declare -A PENDING     # what `health` is yet to be told: "up|down WHY"
-declare -A REPORTING   # and is being told
-declare -A SETTLED     # when it had been told
+declare -A PENDING=()     # what `health` is yet to be told: "up|down WHY"
+declare -A REPORTING=()   # and is being told
+declare -A SETTLED=()     # when it had been told
 
 REPORT='' REPORT_AFTER=0 STEP=''
 FLAP_INTERVALS=60 FLAP_MOST=16
