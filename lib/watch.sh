@@ -8,11 +8,11 @@
 # The list, as lib/watch_list.awk puts it. A check has its service's id; a KEY is "ID:BACKEND_ID"; a group is "ID.N".
 declare -A CHECK_NAME=() CHECK_KIND CHECK_TO CHECK_INTERVAL CHECK_TIMEOUT CHECK_RISE CHECK_FALL CHECK_JITTER # milliseconds
 declare -A CHECK_STATUS CHECK_TEXT CHECK_QUERY CHECK_RUN
-declare -A MEMBER=()  # by KEY: ENDPOINT ADDRESS PORT VIP HEALTH ADMIN
-declare -A GROUP   # ID KEY...
-declare -A SERVICE # that has hooks: NAME PROTOCOL VIP PORT STATE TOLD UP ALL
-declare -A HOOK    # by ID:EVENT: the command
-declare -A RISING  # by ID: seconds until the next step of slow start
+declare -A MEMBER=() # by KEY: ENDPOINT ADDRESS PORT VIP HEALTH ADMIN
+declare -A GROUP     # ID KEY...
+declare -A SERVICE   # that has hooks: NAME PROTOCOL VIP PORT STATE TOLD UP ALL
+declare -A HOOK      # by ID:EVENT: the command
+declare -A RISING    # by ID: seconds until the next step of slow start
 
 WATCH_LOOK=200 # how often to look whether the list may have changed
 WATCH_GROUP=200
@@ -47,7 +47,7 @@ watch_begin() {
 	exec {both}<>"$words"
 	exec {RESULTS}<"$words"
 	exec {SAY}>"$words" {both}<&-
-	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0
+	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF=''
 	WATCHDOG=$((${WATCHDOG_USEC:-0} / 20000))
 	watch_clock
 	NEXT_LOOK=$NOW NEXT_ALIVE=$NOW
@@ -87,9 +87,13 @@ watch_wait() {
 	((wait >= 1)) || wait=1
 	((wait <= 100)) || wait=100
 	printf -v wait '%d.%02d' $((wait / 100)) $((wait % 100))
-	read -r -t "$wait" -u "$RESULTS" line || return 0
+	if ! read -r -t "$wait" -u "$RESULTS" line; then
+		HALF+=$line # the time was up amid a line
+		return
+	fi
 	watch_clock
-	watch_hear "$line"
+	watch_hear "$HALF$line"
+	HALF=''
 	# What came at the same moment is given on at once.
 	while read -r -t 0 -u "$RESULTS" && read -r -u "$RESULTS" line; do watch_hear "$line"; done
 }
