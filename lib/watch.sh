@@ -37,7 +37,8 @@ watch_begin() {
 	local both words
 	watch_lock
 	WORK=${RUNTIME_DIRECTORY:-/run}/xdp-lb-watch-$INSTANCE
-	rm -rf "$WORK" # of one that was killed
+	rm -rf "$WORK".* # of one that was killed
+	WORK+=.$$        # what it had under way may not end in what is ours
 	mkdir -m 700 "$WORK" || die "$WORK cannot be made"
 	trap 'rm -rf "$WORK"' EXIT
 	trap 'exit 0' INT TERM
@@ -105,7 +106,7 @@ watch_hear() { # LINE
 	ok) watch_result "$key" '' ;;
 	fail) watch_result "$key" "$why" ;;
 	done) watch_batch_done "$key" ;;
-	short) watch_batch_short "$why" ;;
+	short) watch_batch_short "$key" "$why" ;;
 	list) watch_listed "$key" "$why" ;;
 	look) [[ $key == "$LOOKED" ]] || LIST_WANTED=1 ;;
 	report) watch_reported "$key" ;;
@@ -154,6 +155,7 @@ watch_read_list() {
 # Beside the loop. What was listed three times before is in nobody's use any more.
 watch_list() { # NUMBER
 	local sum status=0 dir=$WORK/$1
+	exec 2>/dev/null # it may outlive its directory
 	rm -rf "${WORK:?}/$(($1 - 3))"
 	mkdir "$dir"
 	sum=$(watch_sum)

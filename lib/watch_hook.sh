@@ -4,6 +4,7 @@
 # By service's id.
 declare -A HOOKING    # one is running
 declare -A HOOK_AFTER # and the next one waits until then
+declare -A HOOK_LIST  # the number of a list that may not know yet what they were told
 declare -A CHANGES    # lines "BACKEND up|down WHY" that `change` has yet to be run for
 declare -A LAST_WHY
 
@@ -28,7 +29,7 @@ watch_hook() { # ID
 		read -r backend state why <<<"$change"
 		HOOKING[$1]=1
 		watch_aside watch_hook_run "$1" change
-	elif [[ $state == @(up|down) && $state != "$told" ]]; then
+	elif [[ $state == @(up|down) && $state != "$told" ]] && ((LIST_NUMBER > ${HOOK_LIST[$1]:-0})); then
 		why=${LAST_WHY[$1]:-}
 		HOOKING[$1]=1
 		watch_aside watch_hook_run "$1" "$state"
@@ -50,6 +51,7 @@ watch_hook_run() { # ID EVENT
 
 watch_hook_done() { # ID STATUS
 	unset "HOOKING[$1]"
+	HOOK_LIST[$1]=$LIST_NUMBER
 	((${2:-0} == 0)) || HOOK_AFTER[$1]=$((NOW + 500))
 	if [[ -n ${CHANGES[$1]:-} ]]; then watch_hook "$1"; else LIST_WANTED=1; fi
 }

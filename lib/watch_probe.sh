@@ -106,12 +106,12 @@ watch_batch_done() { # BATCH
 
 # A client that says nothing of some has failed itself. Not each time.
 SHORT_SAID=-100000
-watch_batch_short() { # "HEARD-OF CLIENT"
-	local said=''
+watch_batch_short() { # HEARD "COUNT CLIENT"
+	local client=${2#* } said=''
 	((NOW - SHORT_SAID >= 6000)) || return 0
 	SHORT_SAID=$NOW
-	read -r said <"$WORK/said-${1##* }" || true
-	warn "${1##* } told of ${2:-} fewer than asked (${1% *})${said:+: $said}"
+	read -r said <"$WORK/said-$client" || true
+	warn "$client says what became of $1 of ${2% *} probes${said:+: $said}"
 }
 
 # Sets LOUD and QUIET, see lib/watch_result.awk.

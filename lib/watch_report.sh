@@ -8,7 +8,7 @@ declare -A CAME WENT    # when it was found up after it had been down, and down
 declare -A RISE_FACTOR  # more answers are wanted of one that flaps
 declare -A PENDING=()   # what `health` is yet to be told: "up|down WHY"
 declare -A REPORTING=() # and is being told
-declare -A SETTLED=()   # when it had been told
+declare -A SETTLED=()   # the number of a list that may not know it yet, as it was told meanwhile
 
 REPORT='' REPORT_AFTER=0 STEP=''
 FLAP_INTERVALS=60 FLAP_MOST=16
@@ -25,7 +25,7 @@ watch_members() {
 		if [[ ${ENDPOINT[$key]:-} != "$endpoint $address $port" ]]; then
 			ENDPOINT[$key]="$endpoint $address $port" STATE[$key]=$health RUN[$key]=0
 			unset "CAME[$key]" "WENT[$key]" "RISE_FACTOR[$key]" "PENDING[$key]"
-		elif [[ ${STATE[$key]} != "$health" && -z ${PENDING[$key]:-} && -z ${REPORTING[$key]:-} ]] && ((${SETTLED[$key]:-0} < LIST_BEGAN)); then
+		elif [[ ${STATE[$key]} != "$health" && -z ${PENDING[$key]:-} && -z ${REPORTING[$key]:-} ]] && ((${SETTLED[$key]:-0} < LIST_NUMBER)); then
 			STATE[$key]=$health RUN[$key]=0
 		fi
 	done
@@ -116,7 +116,7 @@ watch_reported() { # STATUS
 		return
 	fi
 	[[ ! -s $WORK/reported ]] || watch_tell
-	for key in "${!REPORTING[@]}"; do SETTLED[$key]=$NOW; done
+	for key in "${!REPORTING[@]}"; do SETTLED[$key]=$LIST_NUMBER; done
 	REPORTING=()
 }
 

@@ -31,14 +31,12 @@ configure() {
 		backend 10.0.0.3
 		backend 2001:db8::2 service port
 		backend 2001:db8::3 service port
-		check web http path /health host www.test interval 0.3 timeout 0.3
-		check slow http port 81 text fine interval 0.3 timeout 0.3
-		check tls https sni www.test ca $BATS_FILE_TMPDIR/ca.pem interval 0.5 timeout 0.5
-		check dns dns name who.test type TXT text right interval 0.5 timeout 0.5
-		check any icmp interval 0.3 timeout 0.3
-		check port tcp interval 0.3 timeout 0.3
 	EOF
-	sed 's/^\(check .*\)/\1 fall 2 rise 2/' "$BATS_FILE_TMPDIR/conf" | lb apply -
+}
+
+# checks LINE...: the whole configuration, with these checks.
+checks() {
+	printf 'check %s fall 2\n' "$@" | cat "$BATS_FILE_TMPDIR/conf" - | lb apply -
 }
 
 # One that the watcher trusts, of www.test; and one of somebody else's.
@@ -71,6 +69,9 @@ teardown() {
 	[[ -n ${BATS_TEST_COMPLETED-} ]] || tail -n 50 "$BATS_TEST_TMPDIR"/watch
 	end_jobs
 }
+
+WEB='web http path /health host www.test interval 0.5 timeout 0.5'
+PORT='port tcp interval 0.5 timeout 0.5'
 
 # --- Servers ---
 
@@ -191,6 +192,7 @@ more_lines() { # FILE COUNT
 	serve_web h2
 	hung=$SERVER
 	find_clients
+	checks "$WEB"
 	watch
 	all_well web
 	client "$CLIENT_h2" "$BATS_TEST_TMPDIR/client2"
@@ -198,7 +200,7 @@ more_lines() { # FILE COUNT
 	await 30 more_lines "$BATS_TEST_TMPDIR/client2" 20
 	kill -STOP "$hung"
 	becomes web 10.0.0.2 down
-	said web 10.0.0.2 down 'answer timed out 2x$'
+	said web 10.0.0.2 down 'answer timed out 2x'
 	await 30 grep -qx h3 "$BATS_TEST_TMPDIR/client2" # what hung when it was found is over
 	all_served "$BATS_TEST_TMPDIR/client2" h3
 	kill -CONT "$hung"
@@ -216,17 +218,18 @@ last_is() { # FILE LINE
 @test "a server that was killed, and one that refuses by its status, are found out" {
 	serve_web h3
 	serve_web h2
+	checks "$WEB" "$PORT"
 	watch
 	all_well web
 	rm "$RULES/h3-well"
 	becomes web 10.0.0.3 down
-	said web 10.0.0.3 down 'status 503 2x$'
+	said web 10.0.0.3 down 'status 503 2x'
 	touch "$RULES/h3-well"
 	becomes web 10.0.0.3 up
 	becomes port 2001:db8::2 up
 	kill -KILL "$SERVER"
 	becomes port 2001:db8::2 down
-	said port 2001:db8::2 down 'connect failed 2x$'
+	said port 2001:db8::2 down 'connect failed 2x'
 	becomes web 10.0.0.2 down
 	serve_web h2
 	becomes port 2001:db8::2 up
@@ -236,12 +239,13 @@ last_is() { # FILE LINE
 @test "a firewall that drops, and a link that is down, are found out" {
 	serve_web h3
 	serve_web h2
+	checks "$WEB" 'any icmp interval 0.5 timeout 0.5'
 	watch
 	all_well any
 	all_well web
 	on h2 ip link set veth2 down
 	becomes any 10.0.0.2 down
-	said any 10.0.0.2 down 'no echo reply 2x$'
+	said any 10.0.0.2 down 'no echo reply 2x'
 	on h2 ip link set veth2 up
 	becomes any 10.0.0.2 up
 	becomes web 10.0.0.2 up
@@ -249,7 +253,7 @@ last_is() { # FILE LINE
 	on h3 nft add chain inet t in '{ type filter hook input priority 0; }'
 	on h3 nft add rule inet t in tcp dport 80 drop
 	becomes web 10.0.0.3 down
-	said web 10.0.0.3 down 'connect timed out 2x$'
+	said web 10.0.0.3 down 'connect timed out 2x'
 	is any 10.0.0.3 up
 	on h3 nft delete table inet t
 	becomes web 10.0.0.3 up
@@ -260,6 +264,7 @@ last_is() { # FILE LINE
 	serve_slowly h3
 	serve_name h3 right
 	serve_name h2 right
+	checks 'slow http port 81 text fine interval 1' 'dns dns name who.test type TXT text right interval 1'
 	watch
 	all_well slow
 	all_well dns
@@ -268,9 +273,9 @@ last_is() { # FILE LINE
 	await 30 eval '! listens h2 udp 53'
 	serve_name h2 wrong
 	becomes slow 10.0.0.2 down
-	said slow 10.0.0.2 down 'answer timed out 2x$'
+	said slow 10.0.0.2 down 'answer timed out 2x'
 	becomes dns 10.0.0.2 down
-	said dns 10.0.0.2 down '(answer lacks right|no answer) 2x$'
+	said dns 10.0.0.2 down 'answer lacks right 2x'
 	echo 0 >"$RULES/h2-delay"
 	kill "$SERVER"
 	await 30 eval '! listens h2 udp 53'
@@ -283,12 +288,13 @@ last_is() { # FILE LINE
 @test "a certificate that nobody trusts is found out" {
 	serve_web h3
 	serve_web h2
+	checks "tls https sni www.test ca $BATS_FILE_TMPDIR/ca.pem interval 1"
 	watch
 	all_well tls
 	kill -KILL "$SERVER"
 	touch "$RULES/h2-stranger"
 	serve_web h2
-	await 60 grep -qE '^10.0.0.2 down in tls: certificate: unable to get local issuer certificate 2x$' "$SAID" || becomes tls 10.0.0.2 down
+	await 60 grep -qE '^10.0.0.2 down in tls: certificate: unable to get local issuer certificate 2x' "$SAID" || becomes tls 10.0.0.2 down
 	kill -KILL "$SERVER"
 	rm "$RULES/h2-stranger"
 	serve_web h2
@@ -296,10 +302,16 @@ last_is() { # FILE LINE
 	is tls 10.0.0.3 up
 }
 
-# The service that the next ones use alone: by exec, it does what files say.
-exec_checks() { # WORDS
-	# shellcheck disable=SC2016 # the check's shell
-	lb check any exec interval 0.2 timeout 0.2 fall 2 "$@" run "test -e $RULES/\$LB_SERVICE-\$LB_ADDRESS-\$LB_PORT-\$LB_VIP || { echo it is \\\"broken\\\"; exit 3; }"
+# --- What it does with what it finds ---
+
+# These have one service, whose members are well as long as there is a file. "exec" takes no server, and hardly any time.
+by_files() { # WORDS, of the check
+	cat >"$BATS_FILE_TMPDIR/probe" <<-EOF
+		#!/bin/sh
+		test -e "$RULES/\$LB_SERVICE-\$LB_ADDRESS-\$LB_PORT-\$LB_VIP" || { echo 'it is "broken"'; exit 3; }
+	EOF
+	chmod +x "$BATS_FILE_TMPDIR/probe"
+	checks "any exec fall 2 interval 1 $* run $BATS_FILE_TMPDIR/probe #"
 	well 10.0.0.2
 	well 10.0.0.3
 }
@@ -310,4 +322,158 @@ well() { # BACKEND
 
 ill() { # BACKEND
 	rm "$RULES/any-$1-0-10.0.0.21"
+}
+
+ends() { # PID
+	! kill -0 "$1" 2>/dev/null
+}
+
+# What there is of a watcher, by a mark in the environment.
+marked() {
+	grep -lsz "^MARK=$PREFIX$BATS_TEST_NUMBER$" /proc/[0-9]*/environ
+}
+
+no_work_is_left() {
+	! compgen -G "/run/xdp-lb-watch-${PREFIX}lb.*"
+}
+
+none_marked() {
+	[[ -z $(marked) ]]
+}
+
+@test "what a command finds is told, with what it says; who flaps has to answer more often" {
+	by_files
+	watch
+	all_well any
+	ill 10.0.0.2
+	becomes any 10.0.0.2 down
+	said any 10.0.0.2 down 'exit status 3: it is broken 2x$'
+	well 10.0.0.2
+	becomes any 10.0.0.2 up
+	ill 10.0.0.2
+	becomes any 10.0.0.2 down
+	said any 10.0.0.2 down 'exit status 3: it is broken 2x \(it flaps, so it is up again after 4 answers\)$'
+	well 10.0.0.2
+	becomes any 10.0.0.2 up
+	said any 10.0.0.2 up '4 answers in a row \(down for [0-9]+ s\)$'
+	[[ $(grep -c ' in any: ' "$SAID") == "$(grep -cE '^10.0.0.[23] (up|down) in any: ' "$SAID")" ]]
+}
+
+@test "there is one watcher of an instance; it ends with the instance, and takes notice of what is changed meanwhile" {
+	by_files
+	watch
+	all_well any
+	run -1 lb watch
+	[[ $output == "lb.sh: another lb.sh watch is at work for instance '${PREFIX}lb'; see: fuser -v "* ]]
+	lb health any 10.0.0.2 down by hand >/dev/null
+	becomes any 10.0.0.2 up
+	said any 10.0.0.2 up '2 answers in a row$'
+	lb check any exec interval 1 run false
+	becomes any 10.0.0.3 down
+	said any 10.0.0.3 down 'exit status 1 3x'
+	lb down
+	await 30 ends "$WATCHER"
+	ended=0
+	wait "$WATCHER" || ended=$?
+	((ended == 1))
+	[[ $(tail -n 1 "$SAID") == "lb.sh: instance '${PREFIX}lb' is gone" ]]
+	no_work_is_left
+	lb up veth6
+}
+
+# What hooks have written, into a file.
+hooks_wrote() { # LINE...
+	await 30 diff <(printf '%s\n' "${@}") "$BATS_TEST_TMPDIR/hooks" >/dev/null || { diff <(printf '%s\n' "${@}") "$BATS_TEST_TMPDIR/hooks" && false; }
+}
+
+# A line of a configuration has no room for long ones.
+make_hook() { # TEXT, of a shell's
+	printf '#!/bin/sh\n%s\n' "$1" >"$BATS_TEST_TMPDIR/hook"
+	chmod +x "$BATS_TEST_TMPDIR/hook"
+}
+
+@test "hooks are told what has changed, and how a service is; one that was killed on its way is run again" {
+	local out=$BATS_TEST_TMPDIR/hooks
+	make_hook "echo \"\$1 \$LB_SERVICE \$LB_STATE \$LB_PROTOCOL \$LB_VIP \$LB_PORT \$LB_UP/\$LB_ALL \$LB_BACKEND \$LB_WHY\" >>$out
+		[ ! -e $RULES/hang ] || exec sleep 60"
+	: >"$out"
+	by_files
+	ill 10.0.0.3
+	watch
+	becomes any 10.0.0.2 up
+	becomes any 10.0.0.3 down
+	lb on up any "$BATS_TEST_TMPDIR/hook up"
+	hooks_wrote 'up any up icmp 10.0.0.21 0 1/2  '
+	lb on down any "$BATS_TEST_TMPDIR/hook down"
+	lb on change any "$BATS_TEST_TMPDIR/hook change"
+	: >"$out"
+	touch "$RULES/hang"
+	ill 10.0.0.2
+	await 60 grep -q '^change any down icmp 10.0.0.21 0 0/2 10.0.0.2 exit status 3: it is broken 2x$' "$out" || { cat "$out" && false; }
+	rm "$RULES/hang"
+	kill -KILL "$WATCHER"
+	watch
+	await 60 grep -q '^down any down icmp 10.0.0.21 0 0/2 ' "$out" || { cat "$out" && false; }
+	await 30 told down
+	[[ $(grep -c '^up' "$out") == 0 ]]
+	lb on up any none
+	lb on down any none
+	lb on change any none
+}
+
+told() { # STATE
+	lb health | grep -qE "^service [0-9]+ any .* $1 $1 [0-9]+ [0-9]+$"
+}
+
+@test "a client that is not there is named, with its package" {
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	ln -st "$BATS_TEST_TMPDIR/bin" /usr/bin/* /usr/sbin/* 2>/dev/null || true
+	rm "$BATS_TEST_TMPDIR/bin/fping"
+	checks 'any icmp interval 0.5 timeout 0.5'
+	PATH=$BATS_TEST_TMPDIR/bin watch
+	await 30 grep -qx 'lb.sh: fping is missing: apt-get install fping' "$SAID"
+	is any 10.0.0.2 "$(health_of any 10.0.0.2)"
+	! grep -v missing "$SAID" | grep 'down in'
+}
+
+@test "systemd is told when it is ready, and that it is alive" {
+	local socket=$BATS_TEST_TMPDIR/notify
+	by_files
+	socat -u "UNIX-RECV:$socket" - 3>&- >"$BATS_TEST_TMPDIR/notified" &
+	await 30 test -S "$socket"
+	NOTIFY_SOCKET=$socket WATCHDOG_USEC=1000000 watch
+	await 30 grep -q READY=1 "$BATS_TEST_TMPDIR/notified"
+	await 30 grep -q WATCHDOG=1 "$BATS_TEST_TMPDIR/notified"
+	kill "$WATCHER"
+	wait "$WATCHER"
+	no_work_is_left
+}
+
+@test "killed at any moment and begun again, it takes over: what is steady stays, nothing is said of it, and no process is left" {
+	local i kills=${KILLS:-5} before
+	by_files
+	ill 10.0.0.3
+	: >"$BATS_TEST_TMPDIR/watch"
+	watch
+	becomes any 10.0.0.2 up
+	becomes any 10.0.0.3 down
+	before=$(states)
+	: >"$SAID"
+	for ((i = 0; i < kills; i++)); do
+		sleep "$((RANDOM % 4)).$((RANDOM % 1000))"
+		kill -KILL "$WATCHER"
+		wait "$WATCHER" || true
+		await 30 none_marked || { marked && false; }
+		[[ $(states) == "$before" ]]
+		watch
+	done
+	ill 10.0.0.2
+	becomes any 10.0.0.2 down
+	said any 10.0.0.2 down 'exit status 3'
+	[[ $(wc -l <"$SAID") == 1 ]] || { cat "$SAID" && false; }
+}
+
+# Of each member its health, since when, and why.
+states() {
+	lb -j status | jq -c '[.services[] | select(.name == "any").backends[] | .health]'
 }
