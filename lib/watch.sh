@@ -16,6 +16,7 @@ declare -A RISING    # by ID: seconds until the next step of slow start
 
 WATCH_LOOK=200 # how often to look whether the list may have changed
 WATCH_GROUP=200
+WATCH_LOST=12000
 
 # verb watch
 verb_watch() {
@@ -54,11 +55,21 @@ watch_begin() {
 	NEXT_LOOK=$NOW NEXT_ALIVE=$NOW
 }
 
-# One in an instance. `upgrade`, `down` and `up` make another directory of that name.
+# One in an instance. `upgrade`, `down` and `up` make another directory of that name. By systemd there is one for each interface, and
+# all but one of them stand by.
 watch_lock() {
 	[[ -z ${WATCH_LOCK:-} ]] || exec {WATCH_LOCK}<&-
+	until watch_lock_try; do
+		[[ -n ${NOTIFY_SOCKET:-} ]] || die "another $PROGRAM watch is at work for instance '$INSTANCE'; see: fuser -v $DIR/tc"
+		watch_notify --ready --status="another is at work, and this one stands by" WATCHDOG=1
+		exec {WATCH_LOCK}<&-
+	done
+}
+
+watch_lock_try() {
+	[[ -d $DIR/tc ]] || die "instance '$INSTANCE' is gone"
 	exec {WATCH_LOCK}<"$DIR/tc"
-	flock -w 2 "$WATCH_LOCK" || die "another $PROGRAM watch is at work for instance '$INSTANCE'; see: fuser -v $DIR/tc"
+	flock -w 2 "$WATCH_LOCK"
 }
 
 # Does a watcher run? For other commands.
@@ -116,6 +127,9 @@ watch_hear() { # LINE
 
 watch_chores() {
 	watch_report
+	# One that has nothing to say for so long was killed.
+	[[ -z $LISTING ]] || ((NOW - LIST_BEGAN < WATCH_LOST)) || LISTING='' LIST_WANTED=1
+	[[ -z $REPORT ]] || ((NOW - REPORT < WATCH_LOST)) || watch_reported 137
 	((NOW < LIST_AFTER)) || [[ -z $LIST_WANTED || -n $LISTING ]] || watch_read_list
 	if ((NOW >= NEXT_LOOK)); then
 		NEXT_LOOK=$((NOW + WATCH_LOOK))
@@ -137,7 +151,7 @@ watch_notify() { # WORDS
 watch_sum() {
 	local map batch=''
 	for map in services members backends checks hooks; do batch+="map dump pinned $MAPS/$map"$'\n'; done
-	bpftool batch file - <<<"$batch" 2>/dev/null | cksum
+	{ bpftool batch file - <<<"$batch" 2>/dev/null || true; } | cksum
 }
 
 watch_look() {

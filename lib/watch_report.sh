@@ -88,7 +88,7 @@ watch_report() {
 	local key
 	[[ -z $REPORT ]] && ((NOW >= REPORT_AFTER)) || return 0
 	((${#PENDING[@]})) || { [[ -n $STEP ]] && ((NOW >= STEP)); } || return 0
-	REPORT=1 STEP=''
+	REPORT=$NOW STEP=''
 	for key in "${!PENDING[@]}"; do
 		REPORTING[$key]=${PENDING[$key]}
 		echo "${CHECK_NAME[${key%:*}]} ${ENDPOINT[$key]%% *} ${PENDING[$key]}"
