@@ -395,7 +395,7 @@ make_hook() { # TEXT, of a shell's
 @test "hooks are told what has changed, and how a service is; one that was killed on its way is run again" {
 	HOOKS=$BATS_TEST_TMPDIR/hooks
 	make_hook "echo \"\$1 \$LB_SERVICE \$LB_STATE \$LB_PROTOCOL \$LB_VIP \$LB_PORT \$LB_UP/\$LB_ALL \$LB_BACKEND \$LB_WHY\" >>$HOOKS
-		[ ! -e $RULES/hang ] || exec sleep 60"
+		[ \$1 != down ] || [ ! -e $RULES/hang ] || exec sleep 60"
 	: >"$HOOKS"
 	by_files
 	ill 10.0.0.3
@@ -410,8 +410,10 @@ make_hook() { # TEXT, of a shell's
 	touch "$RULES/hang"
 	ill 10.0.0.2
 	hooks_wrote 'change any down icmp 10.0.0.21 0 0/2 10.0.0.2 exit status 3: it is broken 2x'
-	rm "$RULES/hang"
+	hooks_wrote 'down any down icmp 10.0.0.21 0 0/2  10.0.0.2 down: exit status 3: it is broken 2x'
 	kill -KILL "$WATCHER"
+	: >"$HOOKS"
+	rm "$RULES/hang"
 	watch
 	hooks_wrote 'down any down icmp 10.0.0.21 0 0/2 .*'
 	await 30 told down
