@@ -10,10 +10,10 @@ LLVM_STRIP ?= llvm-strip
 # What is needed, each as Debian's package:what it brings. The one list; `make deps` installs it.
 BUILD := clang:clang llvm:llvm-strip libbpf-dev: linux-libc-dev: make:make
 RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
-	iputils-arping:arping libndp-tools:ndptool
-LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx curl:curl
+	iputils-arping:arping libndp-tools:ndptool fping:fping curl:curl bind9-dnsutils:dig
+LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx openssl:openssl
 TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump tshark:tshark wrk:wrk iperf3:iperf3 \
-	bash-completion: dnsmasq-base:dnsmasq bind9-dnsutils:dig traceroute:traceroute mtr-tiny:mtr socat:socat
+	bash-completion: dnsmasq-base:dnsmasq traceroute:traceroute mtr-tiny:mtr socat:socat
 # For bench and bench-quick.
 BENCH := gnuplot-nox:gnuplot haproxy:haproxy libnginx-mod-stream: nftables:nft
 LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format mandoc:mandoc man-db:man
@@ -44,7 +44,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps deps-kernels deps-bench deps-deb demo bench bench-quick test test-kill test-ring test-random test-flood test-config test-kernels \
+.PHONY: all deps deps-kernels deps-bench deps-deb demo bench bench-quick test test-kill test-ring test-random test-flood test-config test-watch bench-watch test-kernels \
 	test-kernels-quick lint format clean install uninstall deb test-deb help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
@@ -113,6 +113,9 @@ test-config: need-root deps all ## hundreds of configurations, a thousand servic
 	@APPLIES=200 CONNECTIONS=500 tests/run -f "files that are applied" tests/ring.bats
 	@UPGRADES=100 CONNECTIONS=500 tests/run -f "upgrades that are killed|likewise" tests/upgrade.bats
 
+test-watch: need-root deps all ## kill `lb.sh watch` 50 times (`make test`: 5)
+	@KILLS=50 tests/run -f "any moment" tests/health.bats
+
 test-kernels: need-root deps all ## run the tests under Debian's kernels, 6.1 and 6.12, with each clang's object
 	@tests/kernels.sh
 
@@ -124,6 +127,9 @@ bench: need-root deps deps-bench all ## what a packet costs, beside what it shou
 
 bench-quick: need-root deps deps-bench all ## a few rounds of it, to see that it works
 	@bench/run quick
+
+bench-watch: need-root deps all ## what `lb.sh watch` takes of a processor for 1,000 backends, and how soon it finds one that is gone
+	@bench/watch.sh
 
 install: xdp_lb.o ## install below PREFIX, /usr/local, and DESTDIR
 	@packaging/install.sh install

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # What every part of lb.sh uses: messages, and the one way to change the system.
 
-VERBS=(up down service check backend health on snat timeout seed save diff apply confirm rollback sweep decap upgrade status explain doctor log help)
+VERBS=(up down service check backend health on snat timeout seed save diff apply confirm rollback sweep decap upgrade status explain doctor watch log help)
 
 die() {
 	printf '%s: %s\n' "$PROGRAM" "$*" >&2

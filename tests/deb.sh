@@ -98,7 +98,7 @@ used='set -eux
 
 units_verify() {
 	local output
-	output=$(within systemd-analyze verify xdp-lb@eth0.service xdp-lb-sweep@eth0.service xdp-lb-sweep@eth0.timer 2>&1) || { echo "$output" && return 1; }
+	output=$(within systemd-analyze verify xdp-lb@eth0.service xdp-lb-health@eth0.service xdp-lb-sweep@eth0.service xdp-lb-sweep@eth0.timer 2>&1) || { echo "$output" && return 1; }
 	[[ -z $output ]] || { echo "$output" && return 1; }
 }
 

@@ -183,8 +183,8 @@ completes() {
 		[[ $(<"$unit") != *@[A-Z]* ]] # all is filled in
 		sed "s|=/usr/|=$DEST/usr/|" "$unit" >"$units/${unit##*/}"
 	done
-	((${#units} && $(find "$units" -type f | wc -l) == 3))
-	run -0 env MANPATH="$DEST/usr/share/man:$(manpath -q)" systemd-analyze verify "$units"/xdp-lb@.service "$units"/xdp-lb-sweep@.{service,timer}
+	((${#units} && $(find "$units" -type f | wc -l) == 4))
+	run -0 env MANPATH="$DEST/usr/share/man:$(manpath -q)" systemd-analyze verify "$units"/xdp-lb@.service "$units"/xdp-lb-health@.service "$units"/xdp-lb-sweep@.{service,timer}
 	[[ -z $output ]] || { echo "$output" && return 1; }
 	for unit in "$units"/*.service; do
 		run -0 systemd-analyze security --offline=true --threshold=35 "$unit" # 3.5

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Hooks: commands that are run when a service comes up or goes down, or a member does.
+
+# By service's id.
+declare -A HOOKING    # one is running
+declare -A HOOK_AFTER # and the next one waits until then
+declare -A HOOK_LIST  # the number of a list that may not know yet what they were told
+declare -A CHANGES    # lines "BACKEND up|down WHY" that `change` has yet to be run for
+declare -A LAST_WHY
+
+HOOK_SECONDS=30
+
+# After the list was read. What `up` and `down` do follows from what the service is and what they were told last, so one that
+# was killed on its way is run again.
+watch_hooks() {
+	local id
+	for id in "${!SERVICE[@]}"; do
+		[[ -n ${HOOKING[$id]:-} ]] || watch_hook "$id"
+	done
+}
+
+watch_hook() { # ID
+	local name protocol vip port state told up all change backend why
+	((NOW >= ${HOOK_AFTER[$1]:-0})) || { LIST_WANTED=1 && return; }
+	read -r name protocol vip port state told up all <<<"${SERVICE[$1]}"
+	if [[ -n ${CHANGES[$1]:-} ]]; then
+		change=${CHANGES[$1]%%$'\n'*}
+		CHANGES[$1]=${CHANGES[$1]#*$'\n'}
+		read -r backend state why <<<"$change"
+		HOOKING[$1]=1
+		watch_aside watch_hook_run "$1" change
+	elif [[ $state == @(up|down) && $state != "$told" ]] && ((LIST_NUMBER > ${HOOK_LIST[$1]:-0})); then
+		why=${LAST_WHY[$1]:-}
+		HOOKING[$1]=1
+		watch_aside watch_hook_run "$1" "$state"
+	fi
+}
+
+# With what watch_hook() has read of the service. Whether a hook failed is the administrator's to see, and it was told all the same.
+watch_hook_run() { # ID EVENT
+	local status=0 told=0
+	if [[ -n ${HOOK["$1:$2"]:-} ]]; then
+		LB_SERVICE=$name LB_STATE=$state LB_PROTOCOL=$protocol LB_VIP=$vip LB_PORT=$port LB_UP=$up LB_ALL=$all \
+			LB_BACKEND=${backend:-} LB_WHY=${why:-} LB_INSTANCE=$INSTANCE \
+			timeout -k 1 "$HOOK_SECONDS" sh -c "${HOOK["$1:$2"]}" </dev/null >&2 {SAY}>&- || status=$?
+	fi
+	((status == 0)) || warn "hook $2 of $name: exit status $status"
+	[[ $2 == change ]] || "$SELF" -i "$INSTANCE" health told "$name" "$state" </dev/null >/dev/null || told=$?
+	echo "hook $1 $told" >&"$SAY"
+}
+
+watch_hook_done() { # ID STATUS
+	unset "HOOKING[$1]"
+	HOOK_LIST[$1]=$LIST_NUMBER
+	((${2:-0} == 0)) || HOOK_AFTER[$1]=$((NOW + 500))
+	if [[ -n ${CHANGES[$1]:-} ]]; then watch_hook "$1"; else LIST_WANTED=1; fi
+}

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Rounds of probes: when, and by which clients. Of what is due at the same time one client probes all that it can.
+
+declare -A DUE        # by group: when its next round begins
+declare -A BATCH_OF   # by group: of which batch it is, while that is under way
+declare -A BATCH_ENDS # by batch: when it is over at the latest
+
+WATCH_GRID=5    # rounds begin at multiples of this, so that there is more to be probed at a time
+WATCH_MANY=300  # connections of one curl: it knows no more
+WATCH_FEW=20    # processes at a time, of those that probe one member each
+WATCH_BODY=1024 # KiB of an answer that are looked at
+
+# After the list was read. Rounds go on as they were; those of a new group begin anywhere in its interval.
+watch_groups() {
+	local group interval
+	for group in "${!DUE[@]}"; do [[ -n ${GROUP[$group]:-} ]] || unset "DUE[$group]"; done
+	for group in "${!GROUP[@]}"; do
+		interval=$((${CHECK_INTERVAL[${group%.*}]} / 10))
+		((${DUE[$group]:-$((NOW + interval + 1))} <= NOW + interval)) ||
+			DUE[$group]=$(((NOW + SRANDOM % interval) / WATCH_GRID * WATCH_GRID))
+	done
+}
+
+# Begins the rounds that are due, and sets WAKE to when the next one will be.
+watch_rounds() {
+	local group due id batch
+	local -A batches=()
+	WAKE=$((NOW + 100))
+	for group in "${!GROUP[@]}"; do
+		due=${DUE[$group]}
+		if ((due <= NOW)) && watch_is_free "$group"; then
+			id=${group%.*}
+			batches["${CHECK_KIND[$id]} ${CHECK_TO[$id]} ${CHECK_TIMEOUT[$id]}"]+=" $group"
+			watch_due_next "$group" "$id"
+			due=${DUE[$group]}
+		fi
+		((due <= NOW || due >= WAKE)) || WAKE=$due
+	done
+	for batch in "${!batches[@]}"; do
+		# shellcheck disable=SC2086 # words
+		watch_batch $batch ${batches[$batch]}
+	done
+}
+
+# A round comes up to JITTER percent of the interval early, never late. One that came late does not make the next one late.
+watch_due_next() { # GROUP ID
+	local interval=$((CHECK_INTERVAL[$2] / 10)) early next
+	early=$((interval * CHECK_JITTER[$2] / 100))
+	next=$((DUE[$1] + interval - (early ? SRANDOM % (early + 1) : 0)))
+	((next > NOW)) || next=$((NOW + 1))
+	DUE[$1]=$(((next + WATCH_GRID - 1) / WATCH_GRID * WATCH_GRID))
+}
+
+# Is its last round over? One whose client was killed never says so.
+watch_is_free() { # GROUP
+	local batch=${BATCH_OF[$1]:-}
+	[[ -n $batch ]] || return 0
+	((NOW > BATCH_ENDS[$batch])) || return 1
+	warn "a client that probes ${CHECK_NAME[${1%.*}]} was lost"
+	watch_batch_done "$batch"
+}
+
+# watch_batch KIND TO TIMEOUT GROUP...: with several clients, where one is not enough.
+watch_batch() {
+	local group count=0
+	local -a groups=()
+	for group in "${@:4}"; do
+		# shellcheck disable=SC2206 # words
+		local -a keys=(${GROUP[$group]})
+		if ((count + ${#keys[@]} - 1 > WATCH_MANY)); then
+			watch_client "$1" "$2" "$3" "${groups[@]}"
+			groups=() count=0
+		fi
+		groups+=("$group")
+		count=$((count + ${#keys[@]} - 1))
+	done
+	watch_client "$1" "$2" "$3" "${groups[@]}"
+}
+
+# One client, or what runs one for each member.
+watch_client() { # KIND TO TIMEOUT GROUP...
+	local kind=$1 to=$2 timeout=$3 group
+	local -a keys=() words
+	BATCH_NUMBER=$((BATCH_NUMBER + 1))
+	for group in "${@:4}"; do
+		BATCH_OF[$group]=$BATCH_NUMBER
+		# shellcheck disable=SC2206 # words
+		words=(${GROUP[$group]})
+		keys+=("${words[@]:1}")
+	done
+	BATCH_ENDS[$BATCH_NUMBER]=$((NOW + timeout * (${#keys[@]} / WATCH_FEW + 1) / 10 + 1000))
+	case $kind:$to in
+	icmp:address) watch_fping "$timeout" "${*:4}" "${keys[@]}" ;;
+	http:* | https:* | tcp:*) watch_curl "$to" "${*:4}" "${keys[@]}" ;;
+	*) watch_aside watch_each "$BATCH_NUMBER" "${keys[@]}" ;;
+	esac
+}
+
+watch_batch_done() { # BATCH
+	local group
+	for group in "${!BATCH_OF[@]}"; do
+		[[ ${BATCH_OF[$group]} != "$1" ]] || unset "BATCH_OF[$group]"
+	done
+	unset "BATCH_ENDS[$1]"
+}
+
+# A client that says nothing of some has failed itself. Not each time.
+SHORT_SAID=-100000
+watch_batch_short() { # HEARD "COUNT CLIENT"
+	local client=${2#* } said=''
+	((NOW - SHORT_SAID >= 6000)) || return 0
+	SHORT_SAID=$NOW
+	read -r said <"$WORK/said-$client" || true
+	warn "$client says what became of $1 of ${2% *} probes${said:+: $said}"
+}
+
+# Sets LOUD and QUIET, see lib/watch_result.awk.
+watch_expect() { # KEY...
+	local key
+	LOUD='' QUIET=''
+	for key; do
+		case ${STATE[$key]:-unknown}:${RUN[$key]:-0} in
+		up:0) ;;
+		down:0) QUIET+="$key " ;;
+		*) LOUD+="$key " ;;
+		esac
+	done
+}
+
+# Puts what a client of many says, from files and standard input, into words. It ends when the client does.
+watch_results() { # CLIENT COUNT FILE...
+	exec awk -f "$HERE/lib/watch_result.awk" -f "$HERE/lib/watch_$1.awk" -v BATCH="$BATCH_NUMBER" -v COUNT="$2" -v CLIENT="$1" \
+		-v LOUD="$LOUD" -v QUIET="$QUIET" -v WORK="$LISTED" "${@:3}" - >&"$SAY"
+}
+
+# The two clients of many are children of the watcher's own, so that they end with it, however it ends.
+watch_fping() { # TIMEOUT GROUPS KEY...
+	local key
+	local -a words addresses=() files=()
+	for key in $2; do files+=("$LISTED/$key.icmp"); done
+	for key in "${@:3}"; do
+		# shellcheck disable=SC2206 # words
+		words=(${MEMBER[$key]})
+		addresses+=("${words[1]}")
+	done
+	watch_expect "${@:3}"
+	setpriv --pdeathsig KILL fping -r 0 -t "$1" -i 1 "${addresses[@]}" 2>"$WORK/said-fping" {WATCH_LOCK}<&- {RESULTS}<&- |
+		watch_results fping "${#addresses[@]}" "${files[@]}" {WATCH_LOCK}<&- {RESULTS}<&- &
+}
+
+watch_curl() { # TO GROUPS KEY...
+	local group
+	local -a files=()
+	for group in $2; do files+=(-K "$LISTED/$group"); done
+	watch_expect "${@:3}"
+	watch_curl_run "$1" "${files[@]}" 2>"$WORK/said-curl" {WATCH_LOCK}<&- {RESULTS}<&- |
+		watch_results curl $(($# - 2)) "$LISTED/checks" {WATCH_LOCK}<&- {RESULTS}<&- &
+}
+
+# A body is cut off where it gets too large, which ends that probe alone.
+watch_curl_run() { # TO WORDS...
+	local -a curl=(curl -q --no-progress-meter -Z --parallel-immediate --parallel-max "$WATCH_MANY" "${@:2}")
+	trap '' XFSZ
+	ulimit -f "$WATCH_BODY"
+	[[ $1 != vip ]] || { probe_run "${curl[@]}" </dev/null && return; }
+	exec setpriv --pdeathsig KILL "${curl[@]}" </dev/null
+}
+
+# --- Members one by one ---
+
+# Some at a time. If the watcher is gone no more are begun, and what is under way ends in time.
+watch_each() { # BATCH KEY...
+	local key running=0
+	for key in "${@:2}"; do
+		if ((running == WATCH_FEW)); then
+			wait -n || true
+			running=$((running - 1))
+		fi
+		kill -0 $$ 2>/dev/null || exit 0
+		watch_one "$key" &
+		running=$((running + 1))
+	done
+	wait
+	echo "done $1" >&"$SAY"
+}
+
+# Sets WHY to what is wrong with a member, if anything is.
+watch_one() { # KEY
+	local id=${1%:*} endpoint address port vip name
+	local -a source=()
+	read -r endpoint address port vip _ <<<"${MEMBER[$1]}"
+	name=${CHECK_NAME[$id]}
+	TIMEOUT=$((CHECK_TIMEOUT[$id] / 1000)).$(printf '%03d' $((CHECK_TIMEOUT[$id] % 1000)))
+	WAY=() WHY=''
+	if [[ ${CHECK_TO[$id]} == vip ]]; then
+		WAY=(probe_run)
+		source_address "$vip" "${1#*:}"
+		source=("$REPLY")
+		address=$vip
+	fi
+	"watch_probe_${CHECK_KIND[$id]}" "$id" "$address" "$port" "${source[@]}"
+	if [[ -n $WHY ]]; then echo "fail $1 $WHY" >&"$SAY"; else echo "ok $1" >&"$SAY"; fi
+}
+
+watch_probe_icmp() { # ID ADDRESS PORT [SOURCE]
+	"${WAY[@]}" fping -q -r 0 -t "${CHECK_TIMEOUT[$1]}" ${4:+-S "$4"} "$2" &>/dev/null || WHY='no echo reply'
+}
+
+watch_probe_dns() { # ID ADDRESS PORT [SOURCE]
+	local answer status=0 wanted=${CHECK_STATUS[$1]} text=${CHECK_TEXT[$1]}
+	# shellcheck disable=SC2086 # name and type
+	answer=$("${WAY[@]}" timeout -s KILL "$TIMEOUT" dig -r @"$2" -p "$3" ${4:+-b "$4"} ${CHECK_QUERY[$1]} +tries=1 \
+		+time=$((CHECK_TIMEOUT[$1] / 1000 + 1)) +noall +comments +answer 2>/dev/null) || status=$?
+	if ((status)) || [[ ! $answer =~ status:\ ([A-Z]+) ]]; then
+		WHY='no answer'
+	elif [[ ${BASH_REMATCH[1]} != "$wanted" ]]; then
+		WHY="status ${BASH_REMATCH[1]}"
+	elif [[ -n $text ]] && ! grep -v '^;' <<<"$answer" | grep -qF -- "$text"; then
+		WHY="answer lacks $text"
+	fi
+}
+
+watch_probe_exec() { # ID ADDRESS PORT [SOURCE]
+	local said status=0
+	said=$(LB_SERVICE=$name LB_BACKEND=$endpoint LB_ADDRESS=$2 LB_PORT=$3 LB_VIP=$vip LB_TIMEOUT=$TIMEOUT LB_SOURCE=${4:-} \
+		"${WAY[@]}" timeout -s KILL "$TIMEOUT" sh -c "${CHECK_RUN[$1]}" 2>&1 </dev/null {SAY}>&-) || status=$?
+	((status != 0)) || return 0
+	WHY="exit status $status"
+	((status != 137)) || WHY='command timed out'
+	said=${said%%$'\n'*}
+	said=${said//[^ -~]/ }
+	said=${said//[\"\'\\\`$]/}
+	WHY+=${said:+: ${said:0:48}}
+}
+
+# From where a packet to the VIP goes to this backend; see lib/probe.sh.
+source_address() { # VIP BACKEND_ID
+	REPLY=169.254.$(($2 / 256)).$(($2 % 256))
+	[[ $1 != *:* ]] || printf -v REPLY '100::%x' "$2"
+}

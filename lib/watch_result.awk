@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# What a client of many members says of them, as lines for lib/watch.sh: "ok KEY", "fail KEY WHY", and "done BATCH" in the end.
+# What is as it has been is not told: that a member answers, but for those of LOUD ("KEY KEY"), or that one of QUIET does not.
+# Each line is written at once, so that it stays whole among those of others.
+
+BEGIN {
+	split(LOUD, list, " ")
+	for (i in list) loud[list[i]] = 1
+	split(QUIET, list, " ")
+	for (i in list) quiet[list[i]] = 1
+}
+
+function ok(key) {
+	heard++
+	if (key in loud || key in quiet) say("ok " key)
+}
+
+function fail(key, why) {
+	heard++
+	if (!(key in quiet)) say("fail " key " " plain(why))
+}
+
+function say(line) {
+	print line
+	fflush()
+}
+
+# What may be a why.
+function plain(text) {
+	gsub(/["'\\`$]/, "", text)
+	gsub(/[^ -~]+/, " ", text)
+	gsub(/  +/, " ", text)
+	return substr(text, 1, 72)
+}
+
+END {
+	if (heard < COUNT) say("short " heard + 0 " " COUNT " " CLIENT)
+	say("done " BATCH)
+}

@@ -1,0 +1,481 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# What `lb.sh watch` finds out of real servers, and what follows from it. KILLS=50 kills it more often.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load traffic
+
+WATCH_TOOLS=(curl dig dnsmasq fping nginx openssl socat)
+
+# Of each kind of check a service, with h2 and h3 as its backends. What one of them does is ruled by files in $RULES.
+setup_file() {
+	((EUID == 0)) && type -P "${WATCH_TOOLS[@]}" >/dev/null || return 0
+	begin_traffic
+	configure
+}
+
+configure() {
+	export RULES=$BATS_FILE_TMPDIR/rules
+	mkdir -p "$RULES"
+	certificates
+	cat >"$BATS_FILE_TMPDIR/conf" <<-EOF
+		service web tcp 10.0.0.20:80 hash source
+		service slow tcp 10.0.0.20:81
+		service tls tcp 10.0.0.20:443
+		service dns udp 10.0.0.20:53
+		service any icmp 10.0.0.21
+		service port tcp [2001:db8::20]:80
+		backend 10.0.0.2
+		backend 10.0.0.3
+		backend 2001:db8::2 service port
+		backend 2001:db8::3 service port
+	EOF
+}
+
+# checks LINE...: the whole configuration, with these checks.
+checks() {
+	printf 'check %s fall 2\n' "$@" | cat "$BATS_FILE_TMPDIR/conf" - | lb apply -
+}
+
+# One that the watcher trusts, of www.test; and one of somebody else's.
+certificates() {
+	local name
+	cd "$BATS_FILE_TMPDIR" || return
+	for name in ca stranger; do
+		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$name" -days 2 -keyout "$name.key" -out "$name.pem" 2>/dev/null
+	done
+	for name in ca stranger; do
+		openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=www.test -keyout "by-$name.key" -out "$name.csr" 2>/dev/null
+		openssl x509 -req -in "$name.csr" -CA "$name.pem" -CAkey "$name.key" -CAcreateserial -days 2 \
+			-extfile <(echo subjectAltName=DNS:www.test) -out "by-$name.pem" 2>/dev/null
+	done
+	cd - >/dev/null || return
+}
+
+teardown_file() {
+	remove_lab
+}
+
+setup() {
+	require_traffic
+	require_tool "${WATCH_TOOLS[@]}"
+	cd "$TOP" || return
+	rm -f "$RULES"/*
+}
+
+teardown() {
+	[[ -n ${BATS_TEST_COMPLETED-} ]] || tail -n 50 "$BATS_TEST_TMPDIR"/watch
+	end_jobs
+}
+
+WEB='web http path /health host www.test interval 0.5 timeout 0.5'
+PORT='port tcp interval 0.5 timeout 0.5'
+
+# --- Servers ---
+
+# nginx: /health is well as long as there is a file. Its pid is in SERVER.
+serve_web() { # HOST
+	local dir=$BATS_TEST_TMPDIR/nginx-$1 certificate=ca
+	[[ ! -e $RULES/$1-stranger ]] || certificate=stranger
+	mkdir -p "$dir"
+	touch "$RULES/$1-well"
+	cat >"$dir/conf" <<-EOF
+		daemon off;
+		master_process off;
+		pid $dir/pid;
+		error_log stderr;
+		events {}
+		http {
+			access_log off;
+			$(printf "%s_temp_path $dir;\n" client_body proxy fastcgi uwsgi scgi)
+			server {
+				listen 80;
+				listen [::]:80;
+				listen 443 ssl;
+				ssl_certificate $BATS_FILE_TMPDIR/by-$certificate.pem;
+				ssl_certificate_key $BATS_FILE_TMPDIR/by-$certificate.key;
+				root $RULES;
+				location = /health { try_files /$1-well =503; }
+				location / { return 200 "$1\n"; }
+			}
+		}
+	EOF
+	start_server "$1" tcp 80 nginx -e stderr -c "$dir/conf"
+	SERVER=$!
+}
+
+# As slow as a file says.
+serve_slowly() { # HOST
+	echo 0 >"$RULES/$1-delay"
+	start_server "$1" tcp 81 socat TCP-LISTEN:81,fork,reuseaddr \
+		"SYSTEM:'sleep \$(cat $RULES/$1-delay); printf \"HTTP/1.0 200 OK\\r\\n\\r\\nall is fine\\n\"'"
+}
+
+serve_name() { # HOST ANSWER
+	start_server "$1" udp 53 dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --user=root \
+		--log-facility=- --bind-interfaces --except-interface=lo --txt-record=who.test,"$2"
+	SERVER=$!
+}
+
+# --- The watcher ---
+
+# What it says is in $SAID; its process in $WATCHER. It must end by itself, so it is none of start_on().
+watch() {
+	SAID=$BATS_TEST_TMPDIR/watch
+	MARK=$PREFIX$BATS_TEST_NUMBER setsid "$TOP/lb.sh" -n "${PREFIX}lb" watch 3>&- >>"$SAID" 2>&1 </dev/null &
+	WATCHER=$!
+}
+
+# What the maps say.
+health_of() { # SERVICE BACKEND
+	lb health | awk -v service="$1" -v backend="$2" '$1 == "check" { name = $3 } $1 == "member" && name == service && $4 == backend { print $8 }'
+}
+
+is() { # SERVICE BACKEND HEALTH
+	[[ $(health_of "$1" "$2") == "$3" ]]
+}
+
+becomes() { # SERVICE BACKEND up|down
+	await 60 is "$@" || fail "$* was not noticed"
+}
+
+# The last that was said of it has these words.
+said() { # SERVICE BACKEND up|down WHY
+	await 10 grep -qE "^$2 $3 in $1: $4" "$SAID" || fail "nothing like '$2 $3 in $1: $4' in: $(<"$SAID")"
+}
+
+all_well() { # SERVICE
+	becomes "$1" 10.0.0.2 up
+	becomes "$1" 10.0.0.3 up
+}
+
+# client ADDRESS FILE: asks the service web all the time from this address, and notes answers.
+client() {
+	start_on h1 "$2" bash -c "while :; do curl -sS --max-time 2 --interface $1 -H 'Connection: close' http://10.0.0.20/ || echo lost; sleep 0.02; done"
+}
+
+# Whose client is this address?
+serves() { # ADDRESS
+	on h1 curl -sS --max-time 2 --interface "$1" http://10.0.0.20/
+}
+
+# Sets CLIENT_h2 and CLIENT_h3, an address of h1 that each serves.
+find_clients() {
+	local i who
+	unset CLIENT_h2 CLIENT_h3
+	for ((i = 101; i < 140; i++)); do
+		on h1 ip address add "10.0.0.$i/24" dev veth0
+		who=$(serves "10.0.0.$i")
+		declare -g "CLIENT_$who=10.0.0.$i"
+		[[ -z ${CLIENT_h2:-} || -z ${CLIENT_h3:-} ]] || return 0
+	done
+	fail "all are served by $who"
+}
+
+# At least so many lines since then, and none of a loss.
+all_served() { # FILE HOST
+	local lines
+	lines=$(wc -l <"$1")
+	await 30 more_lines "$1" $((lines + 20))
+	! tail -n +$((lines + 1)) "$1" | grep -vx "$2" || fail "not by $2 alone"
+}
+
+more_lines() { # FILE COUNT
+	(($(wc -l <"$1") >= $2))
+}
+
+@test "a server that hangs is found out; clients of the other one notice nothing, nor does anybody once it is found" {
+	local hung
+	serve_web h3
+	serve_web h2
+	hung=$SERVER
+	find_clients
+	checks "$WEB"
+	watch
+	all_well web
+	client "$CLIENT_h2" "$BATS_TEST_TMPDIR/client2"
+	client "$CLIENT_h3" "$BATS_TEST_TMPDIR/client3"
+	await 30 more_lines "$BATS_TEST_TMPDIR/client2" 20
+	kill -STOP "$hung"
+	becomes web 10.0.0.2 down
+	said web 10.0.0.2 down 'answer timed out 2x'
+	await 30 grep -qx h3 "$BATS_TEST_TMPDIR/client2" # what hung when it was found is over
+	all_served "$BATS_TEST_TMPDIR/client2" h3
+	kill -CONT "$hung"
+	becomes web 10.0.0.2 up
+	said web 10.0.0.2 up '2 answers in a row \(down for [0-9]+ s\)$'
+	await 30 last_is "$BATS_TEST_TMPDIR/client2" h2
+	await 30 more_lines "$BATS_TEST_TMPDIR/client3" 20
+	! grep -vx h3 "$BATS_TEST_TMPDIR/client3" || fail "the other one's client was disturbed"
+}
+
+last_is() { # FILE LINE
+	[[ $(tail -n 1 "$1") == "$2" ]]
+}
+
+@test "a server that was killed, and one that refuses by its status, are found out" {
+	serve_web h3
+	serve_web h2
+	checks "$WEB" "$PORT"
+	watch
+	all_well web
+	rm "$RULES/h3-well"
+	becomes web 10.0.0.3 down
+	said web 10.0.0.3 down 'status 503 2x'
+	touch "$RULES/h3-well"
+	becomes web 10.0.0.3 up
+	becomes port 2001:db8::2 up
+	kill -KILL "$SERVER"
+	becomes port 2001:db8::2 down
+	said port 2001:db8::2 down 'connect failed 2x'
+	becomes web 10.0.0.2 down
+	serve_web h2
+	becomes port 2001:db8::2 up
+	becomes web 10.0.0.2 up
+}
+
+@test "a firewall that drops, and a link that is down, are found out" {
+	serve_web h3
+	serve_web h2
+	checks "$WEB" 'any icmp interval 0.5 timeout 0.5'
+	watch
+	all_well any
+	all_well web
+	on h2 ip link set veth2 down
+	becomes any 10.0.0.2 down
+	said any 10.0.0.2 down 'no echo reply 2x'
+	on h2 ip link set veth2 up
+	becomes any 10.0.0.2 up
+	becomes web 10.0.0.2 up
+	type -P nft >/dev/null && on h3 nft add table inet t || skip_or_fail "no nftables in this kernel"
+	on h3 nft add chain inet t in '{ type filter hook input priority 0; }'
+	on h3 nft add rule inet t in tcp dport 80 drop
+	becomes web 10.0.0.3 down
+	said web 10.0.0.3 down 'connect timed out 2x'
+	is any 10.0.0.3 up
+	on h3 nft delete table inet t
+	becomes web 10.0.0.3 up
+}
+
+@test "an answer that is late or not the right one is found out" {
+	serve_slowly h2
+	serve_slowly h3
+	serve_name h3 right
+	serve_name h2 right
+	checks 'slow http port 81 text fine interval 1' 'dns dns name who.test type TXT text right interval 1'
+	watch
+	all_well slow
+	all_well dns
+	echo 5 >"$RULES/h2-delay"
+	kill "$SERVER"
+	await 30 eval '! listens h2 udp 53'
+	serve_name h2 wrong
+	becomes slow 10.0.0.2 down
+	said slow 10.0.0.2 down 'answer timed out 2x'
+	becomes dns 10.0.0.2 down
+	said dns 10.0.0.2 down 'answer lacks right 2x'
+	echo 0 >"$RULES/h2-delay"
+	kill "$SERVER"
+	await 30 eval '! listens h2 udp 53'
+	serve_name h2 right
+	becomes slow 10.0.0.2 up
+	becomes dns 10.0.0.2 up
+	is slow 10.0.0.3 up
+}
+
+@test "a certificate that nobody trusts is found out" {
+	serve_web h3
+	serve_web h2
+	checks "tls https sni www.test ca $BATS_FILE_TMPDIR/ca.pem interval 1"
+	watch
+	all_well tls
+	kill -KILL "$SERVER"
+	touch "$RULES/h2-stranger"
+	serve_web h2
+	await 60 grep -qE '^10.0.0.2 down in tls: certificate: unable to get local issuer certificate 2x' "$SAID" || becomes tls 10.0.0.2 down
+	kill -KILL "$SERVER"
+	rm "$RULES/h2-stranger"
+	serve_web h2
+	becomes tls 10.0.0.2 up
+	is tls 10.0.0.3 up
+}
+
+# --- What it does with what it finds ---
+
+# These have one service, whose members are well as long as there is a file. "exec" takes no server, and hardly any time.
+by_files() {
+	cat >"$BATS_FILE_TMPDIR/probe" <<-EOF
+		#!/bin/sh
+		test -e "$RULES/\$LB_SERVICE-\$LB_ADDRESS-\$LB_PORT-\$LB_VIP" || { echo 'it is "broken"'; exit 3; }
+	EOF
+	chmod +x "$BATS_FILE_TMPDIR/probe"
+	checks "any exec fall 2 interval 1 run $BATS_FILE_TMPDIR/probe #"
+	well 10.0.0.2
+	well 10.0.0.3
+}
+
+well() { # BACKEND
+	touch "$RULES/any-$1-0-10.0.0.21"
+}
+
+ill() { # BACKEND
+	rm "$RULES/any-$1-0-10.0.0.21"
+}
+
+ends() { # PID
+	! kill -0 "$1" 2>/dev/null
+}
+
+# What there is of a watcher, by a mark in the environment.
+marked() {
+	grep -lsz "^MARK=$PREFIX$BATS_TEST_NUMBER$" /proc/[0-9]*/environ
+}
+
+no_work_is_left() {
+	! compgen -G "/run/xdp-lb-watch-${PREFIX}lb.*"
+}
+
+none_marked() {
+	[[ -z $(marked) ]]
+}
+
+@test "what a command finds is told, with what it says; who flaps has to answer more often" {
+	by_files
+	watch
+	all_well any
+	ill 10.0.0.2
+	becomes any 10.0.0.2 down
+	said any 10.0.0.2 down 'exit status 3: it is broken 2x$'
+	well 10.0.0.2
+	becomes any 10.0.0.2 up
+	ill 10.0.0.2
+	becomes any 10.0.0.2 down
+	said any 10.0.0.2 down 'exit status 3: it is broken 2x \(it flaps, so it is up again after 4 answers\)$'
+	well 10.0.0.2
+	becomes any 10.0.0.2 up
+	said any 10.0.0.2 up '4 answers in a row \(down for [0-9]+ s\)$'
+	[[ $(grep -c ' in any: ' "$SAID") == "$(grep -cE '^10.0.0.[23] (up|down) in any: ' "$SAID")" ]]
+}
+
+@test "there is one watcher of an instance; it ends with the instance, and takes notice of what is changed meanwhile" {
+	by_files
+	watch
+	all_well any
+	run -1 lb watch
+	[[ $output == "lb.sh: another lb.sh watch is at work for instance '${PREFIX}lb'; see: fuser -v "* ]]
+	lb health any 10.0.0.2 down by hand >/dev/null
+	becomes any 10.0.0.2 up
+	said any 10.0.0.2 up '2 answers in a row$'
+	lb check any exec interval 1 run false
+	becomes any 10.0.0.3 down
+	said any 10.0.0.3 down 'exit status 1 3x'
+	lb down
+	await 30 ends "$WATCHER"
+	ended=0
+	wait "$WATCHER" || ended=$?
+	((ended == 1))
+	[[ $(tail -n 1 "$SAID") == "lb.sh: instance '${PREFIX}lb' is gone" ]]
+	no_work_is_left
+	lb up veth6
+}
+
+# Hooks have written such a line into $HOOKS.
+hooks_wrote() { # REGEX
+	await 60 grep -qE "^$1$" "$HOOKS" || fail "nothing like $1 in: $(<"$HOOKS")"
+}
+
+# A line of a configuration has no room for long ones.
+make_hook() { # TEXT, of a shell's
+	printf '#!/bin/sh\n%s\n' "$1" >"$BATS_TEST_TMPDIR/hook"
+	chmod +x "$BATS_TEST_TMPDIR/hook"
+}
+
+@test "hooks are told what has changed, and how a service is; one that was killed on its way is run again" {
+	HOOKS=$BATS_TEST_TMPDIR/hooks
+	make_hook "echo \"\$1 \$LB_SERVICE \$LB_STATE \$LB_PROTOCOL \$LB_VIP \$LB_PORT \$LB_UP/\$LB_ALL \$LB_BACKEND \$LB_WHY\" >>$HOOKS
+		[ \$1 != down ] || [ ! -e $RULES/hang ] || exec sleep 60"
+	: >"$HOOKS"
+	by_files
+	ill 10.0.0.3
+	watch
+	becomes any 10.0.0.2 up
+	becomes any 10.0.0.3 down
+	lb on up any "$BATS_TEST_TMPDIR/hook up"
+	hooks_wrote 'up any up icmp 10.0.0.21 0 1/2  .*'
+	lb on down any "$BATS_TEST_TMPDIR/hook down"
+	lb on change any "$BATS_TEST_TMPDIR/hook change"
+	: >"$HOOKS"
+	touch "$RULES/hang"
+	ill 10.0.0.2
+	hooks_wrote 'change any down icmp 10.0.0.21 0 0/2 10.0.0.2 exit status 3: it is broken 2x'
+	hooks_wrote 'down any down icmp 10.0.0.21 0 0/2  10.0.0.2 down: exit status 3: it is broken 2x'
+	kill -KILL "$WATCHER"
+	: >"$HOOKS"
+	rm "$RULES/hang"
+	watch
+	hooks_wrote 'down any down icmp 10.0.0.21 0 0/2 .*'
+	await 30 told down
+	run ! grep "^up" "$HOOKS"
+	lb on up any none
+	lb on down any none
+	lb on change any none
+}
+
+told() { # STATE
+	lb health | grep -qE "^service [0-9]+ any .* $1 $1 [0-9]+ [0-9]+$"
+}
+
+@test "a client that is not there is named, with its package" {
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	ln -st "$BATS_TEST_TMPDIR/bin" /usr/bin/* /usr/sbin/* 2>/dev/null || true
+	rm "$BATS_TEST_TMPDIR/bin/fping"
+	checks 'any icmp interval 0.5 timeout 0.5'
+	PATH=$BATS_TEST_TMPDIR/bin watch
+	await 30 grep -qx 'lb.sh: fping is missing: apt-get install fping' "$SAID"
+	is any 10.0.0.2 "$(health_of any 10.0.0.2)"
+	run ! grep 'down in' "$SAID"
+}
+
+@test "systemd is told when it is ready, and that it is alive" {
+	local socket=$BATS_TEST_TMPDIR/notify
+	by_files
+	socat -u "UNIX-RECV:$socket" - 3>&- >"$BATS_TEST_TMPDIR/notified" &
+	await 30 test -S "$socket"
+	NOTIFY_SOCKET=$socket WATCHDOG_USEC=1000000 watch
+	await 30 grep -q READY=1 "$BATS_TEST_TMPDIR/notified"
+	await 30 grep -q WATCHDOG=1 "$BATS_TEST_TMPDIR/notified"
+	kill "$WATCHER"
+	wait "$WATCHER"
+	no_work_is_left
+}
+
+@test "killed at any moment and begun again, it takes over: what is steady stays, nothing is said of it, and no process is left" {
+	local i kills=${KILLS:-5} before
+	by_files
+	ill 10.0.0.3
+	: >"$BATS_TEST_TMPDIR/watch"
+	watch
+	becomes any 10.0.0.2 up
+	becomes any 10.0.0.3 down
+	before=$(states)
+	: >"$SAID"
+	for ((i = 0; i < kills; i++)); do
+		sleep "$((RANDOM % 4)).$((RANDOM % 1000))"
+		kill -KILL "$WATCHER"
+		wait "$WATCHER" || true
+		await 30 none_marked || { marked && false; }
+		[[ $(states) == "$before" ]]
+		watch
+	done
+	ill 10.0.0.2
+	becomes any 10.0.0.2 down
+	said any 10.0.0.2 down 'exit status 3'
+	[[ $(wc -l <"$SAID") == 1 ]] || { cat "$SAID" && false; }
+}
+
+# Of each member its health, since when, and why.
+states() {
+	lb -j status | jq -c '[.services[] | select(.name == "any").backends[] | .health]'
+}
