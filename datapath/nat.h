@@ -10,6 +10,7 @@
 #include "lifetime.h"
 #include "nat_flow.h"
 #include "nat_port.h"
+#include "passive.h"
 #include "quic.h"
 #include "ring.h"
 #include "send.h"
@@ -25,9 +26,12 @@ static __always_inline bool nat_is_member(const struct nat_request *request)
 	return member && member->state != MEMBER_GONE;
 }
 
-/* Chooses the backend, and prepares both sides of the flow but for a source port that it may lack. Returns a reason. */
+/*
+ * Chooses the backend, and prepares both sides of the flow but for a source port that it may lack. Returns a reason. Who
+ * only asks changes nothing but `work`.
+ */
 static __always_inline enum reason nat_prepare(struct nat_work *work, const struct settings *conf,
-					       struct target **to)
+					       struct target **to, bool only_asks)
 {
 	struct nat_request *request = &work->request;
 	struct target *target;
@@ -42,6 +46,8 @@ static __always_inline enum reason nat_prepare(struct nat_work *work, const stru
 			ring_slot_get(request->service, request->ring_size, index).current;
 		request->port = 0;
 	}
+	if (request->is_syn)
+		passive_choose(work, conf, only_asks);
 	*to = target = target_get(request->backend);
 	if (!target)
 		return REASON_NO_BACKEND;
@@ -71,10 +77,12 @@ __weak __noinline int nat_begin(void)
 
 	if (!conf || !work)
 		return REASON_NO_MEMORY;
-	reason = nat_prepare(work, conf, &target);
+	reason = nat_prepare(work, conf, &target, false);
 	if (reason != REASON_FORWARDED)
 		return reason;
 	request = &work->request;
+	if (request->left && request->repeats) /* a late answer is for nobody */
+		bpf_map_delete_elem(&flows, &work->before);
 	reply = &work->reply;
 	flow = &work->flow;
 	reply->err = -EEXIST;
@@ -88,6 +96,8 @@ __weak __noinline int nat_begin(void)
 		return reply->err == -EEXIST ? REASON_NO_PORT : REASON_NO_MEMORY;
 	if (reply->opened)
 		count_opened(request->backend);
+	if (request->is_syn)
+		passive_note_syn(request, reply, target);
 	flow->source = reply->key.destination;
 	flow->source_port = reply->key.destination_port;
 	nat_set_deltas(flow, &request->client);
@@ -138,8 +148,12 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 	request->state = nat_state(pkt, !old || request->restart);
 	request->is_ipv6 = pkt->is_ipv6;
 	request->is_late = old && has_passed(conf, old->seen, 1);
+	request->is_syn = packet_is_syn(pkt);
+	request->is_again = old && has_surely_passed_part(conf, old->seen, AGAIN_PART);
+	request->is_passive = service->passive;
 	request->ifindex = ctx->ingress_ifindex;
 	if (old && !request->restart) {
+		request->seen = old->seen;
 		request->backend = old->backend;
 		request->source = old->source;
 		request->port = old->source_port;
@@ -189,7 +203,8 @@ static __always_inline bool nat_needs_look(const struct packet *pkt, const struc
  * The backend has ended the flow: the client's side must know too, unless that is another flow by now, of
  * which the backend knows nothing. `tuple` is that of the backend's packet.
  */
-static __noinline void nat_note_end(struct flow *reply, const struct flow_key *tuple, __u32 state)
+static __always_inline void nat_note_end(struct flow *reply, const struct flow_key *tuple,
+					 __u32 state)
 {
 	struct flow *flow;
 	struct flow_key key;
@@ -205,6 +220,15 @@ static __noinline void nat_note_end(struct flow *reply, const struct flow_key *t
 	__sync_fetch_and_or(&flow->state, state);
 }
 
+/* A backend's packet that begins or ends its side of a flow. Not inline: most do neither. */
+static __noinline void nat_note(struct flow *reply, const struct flow_key *tuple, __u8 flags)
+{
+	if (flags & (TCP_SYN | TCP_RST))
+		passive_note_reply(reply, flags);
+	if (flags & (TCP_FIN | TCP_RST))
+		nat_note_end(reply, tuple, flags & TCP_RST ? FLOW_RESET : FLOW_FIN_BACKEND);
+}
+
 /* A backend's reply, on a flow to the client. */
 static __always_inline int nat_return(struct xdp_md *ctx, const struct packet *pkt,
 				      const struct settings *conf, struct flow *flow)
@@ -213,9 +237,8 @@ static __always_inline int nat_return(struct xdp_md *ctx, const struct packet *p
 		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
 	if (pkt->kind != PACKET_ERROR) {
 		flow->seen = jiffies();
-		if (pkt->tcp_flags & (TCP_FIN | TCP_RST))
-			nat_note_end(flow, &pkt->tuple,
-				     pkt->tcp_flags & TCP_RST ? FLOW_RESET : FLOW_FIN_BACKEND);
+		if (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
+			nat_note(flow, &pkt->tuple, pkt->tcp_flags);
 	}
 	return send(ctx, pkt, conf, flow, flow->ifindex, flow->dst_mac, flow->src_mac);
 }

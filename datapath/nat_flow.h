@@ -23,7 +23,13 @@ struct nat_request {
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
 	__u8 is_late; /* 1: the flow's last packet from here was a second ago */
-	__u8 pad[3];
+	__u8 is_syn; /* 1: it begins a connection */
+	__u8 is_again; /* 1: and it is no copy of the flow's last packet */
+	__u8 is_passive; /* 1: the service is */
+	__u32 seen; /* the lower half of the jiffies at the flow's last packet; 0 for a new one */
+	/* What passive_choose() finds: */
+	__u32 repeats; /* 1: it was sent before, and the flow's backend has not answered */
+	__u32 left; /* id of the backend that the connection does not go to for such a reason; 0: none */
 };
 
 /* A flow's other entry, for the backend's packets, with the key under which they arrive. */
@@ -44,6 +50,8 @@ struct nat_work {
 	struct nat_request request;
 	struct flow flow; /* the client's entry */
 	struct nat_reply reply;
+	struct flow_key
+		before; /* of a SYN that is sent again: under which its answers would come */
 };
 
 struct {
