@@ -44,7 +44,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
 # Goals are made in the order given, with -j too: `make -j clean all`, deps before the build.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: all deps deps-kernels deps-bench deps-deb demo bench bench-quick test test-kill test-ring test-random test-flood test-config test-watch bench-watch test-kernels \
+.PHONY: all deps deps-kernels deps-bench deps-deb demo bench bench-quick test test-kill test-ring test-random test-flood test-passive test-config test-watch bench-watch test-kernels \
 	test-kernels-quick lint format clean install uninstall deb test-deb help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
@@ -104,6 +104,9 @@ test-ring: need-root deps all ## 2,000 busy connections through every change of 
 
 test-flood: need-root deps all ## a million SYNs of distinct sources (`make test`: 100,000)
 	@FLOOD=1000000 tests/run tests/test_flood.py
+
+test-passive: need-root deps all ## a backend falls silent under 500 new connections a second, for half a minute (`make test`: 5 s)
+	@LASTING=30 tests/run tests/passive.bats
 
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)
 	@FRAMES=1000000 tests/run tests/test_random.py

@@ -435,15 +435,20 @@ struct target {
 	__u8 src_mac[6]; /* and of the interface towards it */
 	__u16 mtu; /* octets of the largest packet that reaches it; 0: what the interface lets pass */
 	__u32 ifindex; /* that interface; 0: packets cannot be sent now */
-	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
+	enum target_state state;
 	__u64 checked; /* jiffies at the last look-up */
 	struct addr mac_nexthop; /* and its address */
 	struct addr source; /* ours, towards it; what mode nat uses unless there is `snat` */
-	__u64 exhausted; /* jiffies, when a search through the source ports found none; 0: never */
-	__u32 searched; /* how far such searches have come */
-	enum target_state state;
+	__u32 mac_ifindex; /* the next hop that the MAC addresses are of: its interface */
+	__u32 searched; /* how far searches through the source ports have come */
+	__u64 exhausted; /* jiffies, when one found none; 0: never */
 	__u64 path_checked; /* jiffies, when somebody on the way last said that a packet was too big */
 	__u32 path_mtu; /* and what would not be */
+	/* In mode nat. Written by SYNs and their answers, and so at the end, away from what every packet reads. */
+	__u32 unanswered; /* SYNs since the last one that was answered, but by a reset */
+	__u64 asked; /* jiffies at the first of these */
+	__u64 probed; /* jiffies, when a connection was last sent to find out whether it is still silent */
+	__u32 silent_for; /* seconds since then, at least 1, as the control program flows_count found it; 0: it is not */
 	__u32 pad;
 };
 
@@ -534,6 +539,7 @@ enum flow_state { /* bits, the same in both entries */
 	FLOW_FIN_CLIENT = 2, /* the client has sent its last octet */
 	FLOW_FIN_BACKEND = 4,
 	FLOW_RESET = 8,
+	FLOW_ANSWERED = 16, /* tcp: the backend took it; in the reply's entry alone */
 };
 
 struct flow {
@@ -646,6 +652,11 @@ struct backend_counters {
 	struct traffic forwarded;
 	struct traffic returned;
 	__u64 opened; /* flows; in mode dnat TCP connections only */
+	/* TCP connections in mode nat: */
+	__u64 answered; /* of `opened`, by a SYN-ACK */
+	__u64 refused; /* of them, by a reset */
+	__u64 repeated; /* SYNs that came again, as nobody had answered */
+	__u64 redispatched; /* given to another backend, as this one does not answer */
 };
 
 struct {
@@ -751,6 +762,7 @@ enum explain_why { /* that backend and no other */
 	WHY_SYN = 3, /* there its connection's first packet went, not long ago */
 	WHY_FLOW = 4, /* its flow is remembered */
 	WHY_QUIC = 5, /* its connection ID says so */
+	WHY_PASSIVE = 6, /* it begins its flow, and the one that it would be does not answer */
 };
 
 enum explain_known { /* of its flow */

@@ -297,9 +297,9 @@ def established(bench, packets):
     bench.drive(packets, packets.flows)
 
 
-def replies(flows):
+def replies(flows, flags="A"):
     """What backends of mode nat answer; bench_replies has their addresses and ports."""
-    return Packets(frame(BACKENDS[4][0], segment()), flows, replies=True)
+    return Packets(frame(BACKENDS[4][0], segment(flags)), flows, replies=True)
 
 
 def dnat_replies(family):
@@ -344,6 +344,7 @@ def rows(most_flows):
     service = to(address_of("nat", 4), segment())
     yield Row("nat, established", service, before=established, **goals)
     yield Row("nat to the client", replies, expect="returned", **goals)
+    yield Row("nat to the client, SYN-ACK", functools.partial(replies, flags="SA"), expect="returned", flows=(1, 65536))
     yield Row("bare look-up", service, program="bare_lookup")
     yield from new_rows(most_flows)
 

@@ -165,10 +165,12 @@ explain_nat_begin(struct explain_work *work, struct explain_answer *answer, stru
 {
 	struct nat_request *request = &work->nat.request;
 	__u32 named = request->backend;
-	enum reason reason = nat_prepare(&work->nat, &work->conf, target);
+	enum reason reason = nat_prepare(&work->nat, &work->conf, target, true);
 
 	answer->backend = request->backend;
-	if (request->backend != named)
+	if (request->left)
+		answer->why = WHY_PASSIVE;
+	else if (request->backend != named)
 		answer->why = WHY_NEW;
 	if (reason != REASON_FORWARDED)
 		return reason;

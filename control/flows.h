@@ -1,13 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The control program that counts each member's living flows. */
+/* The control program that counts each member's living flows, and says for how long it has been silent. */
 #ifndef CONTROL_FLOWS_H
 #define CONTROL_FLOWS_H
 
 #include "../datapath/lifetime.h"
+#include "../datapath/passive.h"
 
-static long flows_clear(void *map, const void *key, struct member *member, void *unused)
+static __always_inline __u32 flows_silence(const struct target *target, const struct settings *conf)
 {
+	return passive_is_silent(target, conf) ? (jiffies() - target->asked) / conf->hz + 1 : 0;
+}
+
+static long flows_clear(void *map, const struct member_key *key, struct member *member,
+			void *unused)
+{
+	__u32 backend = key->backend;
+	struct target *target = bpf_map_lookup_elem(&targets, &backend);
+	struct settings *conf = settings_get();
+
 	member->flows = 0;
+	if (target && conf)
+		target->silent_for = flows_silence(target, conf);
 	return 0;
 }
 
@@ -36,7 +49,7 @@ static long flows_add(void *map, const struct flow_key *key, const struct flow *
 	return 0;
 }
 
-/* Writes them to `members`. Two at once would count double. Always returns 0. */
+/* Writes them to `members`, and to `targets`. Two at once would count double. Always returns 0. */
 SEC("syscall")
 int flows_count(void *unused)
 {

@@ -35,4 +35,11 @@ static __always_inline bool has_surely_passed(const struct settings *conf, __u64
 	return conf->hz && has_passed(conf, then, seconds);
 }
 
+/* Likewise, of one part of a second that is cut into so many. */
+static __always_inline bool has_surely_passed_part(const struct settings *conf, __u64 then,
+						   __u32 parts)
+{
+	return conf->hz && (__s64)(jiffies() - then) >= (__s64)(conf->hz / parts);
+}
+
 #endif

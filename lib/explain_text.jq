@@ -31,6 +31,8 @@ def why_text: if .what == "reply" then "a reply of \(.backend | or_nobody)"
 		else empty end
 	elif .why == "new" then (if .known then "it begins a flow" else "no flow is remembered: it begins one" end) + " on \(.backend | or_nobody)"
 	elif .why == "base" then "no flow is remembered, and it is no SYN: it began before the slot moved, on \(.backend)"
+	elif .why == "passive" then (if .known.restarts or .known == null then "\(.slot.current) does not answer" else "\(.known.backend) has not answered" end)
+		+ ": it begins a flow on \(.backend)"
 	elif .why == "quic" then "its connection ID names \(.backend)"
 	elif .known then "so it goes to \(.backend | or_nobody)"
 	else empty end;

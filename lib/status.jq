@@ -47,6 +47,12 @@ def backend_row($name; $opened; $active; $forwarded; $returned; $nexthop):
 
 def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
 
+# Only where something is amiss.
+def silence_text: [(if .silent then "silent for \(.silent_since | age)" else empty end),
+	(.tcp | if .repeated + .refused + .redispatched > 0 then "\(.answered | short) connections answered, \(.refused | short) refused, "
+		+ "\(.redispatched | short) given to others, \(.repeated | short) SYNs repeated" else empty end)]
+	| if . == [] then empty else "  " + join("; ") end;
+
 . as $status
 | "instance \(.instance) on " + (if .devices == [] then "no device" else .devices | map("\(.name) (\(.mode))") | join(", ") end),
   (if .decap == null then empty else "  decap on " + (.decap.devices | map("\(.name) (\(.mode))") | join(", ")) + ": "
@@ -73,6 +79,6 @@ def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
   if .backends == [] then empty else
      "",
      backend_row("BACKEND"; "OPENED"; "ACTIVE"; "FORWARDED"; "RETURNED"; "NEXT HOP"),
-     (.backends[] | backend_row(.backend; .opened | short; if .active == null then "-" else .active | short end; .traffic.forwarded | traffic_columns;
-	.traffic.returned | traffic_columns; .nexthop | nexthop_text))
+     (.backends[] | backend_row(if .silent then "\(.backend) (silent)" else .backend end; .opened | short; if .active == null then "-" else .active | short end; .traffic.forwarded | traffic_columns;
+	.traffic.returned | traffic_columns; .nexthop | nexthop_text), silence_text)
   end

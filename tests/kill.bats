@@ -23,6 +23,10 @@ STEPS=(
 	'backend drain 10.0.0.2'
 	'backend down 10.0.0.3'
 	'backend up 10.0.0.3'
+	'check web icmp interval 1'
+	"on up web echo 'it is' up"
+	'health web 10.0.0.3 down no answer'
+	'health web 10.0.0.3 up'
 	'backend 2001:db8::2'
 	'up veth6'
 	'snat del 10.0.0.50'
@@ -69,7 +73,8 @@ state() {
 	[[ -e $(pin settings) ]] || return 0
 	map_dump settings | jq -c '.[0].value
 		| [.udp_timeout, .nat_port_first, .nat_port_last, .lo_forwarding, .hz >= 90 and .hz <= 1100]'
-	for map in services backends members quic_servers returns addresses decap decap_addresses decap_sources ring_sizes; do map_dump "$map" | jq -c 'sort | .[]'; done
+	for map in services backends members checks hooks quic_servers returns addresses decap decap_addresses decap_sources ring_sizes; do map_dump "$map"; done |
+		jq -c 'walk(if type == "object" then del(.since, .state_since, .health_since) else . end) | sort | .[]'
 	map_dump snat | jq -c '.[].value | [.count4, .ipv4[:2]]'
 	for map in rings sized_rings; do
 		bpftool map dump pinned "$(pin "$map")" | awk '$1 == "key:" { print "ring", $2, $3 }'
@@ -232,7 +237,7 @@ nothing_leaked() {
 		kill_step "$i"
 		((STATUS != 137)) || killed=$((killed + 1))
 		answers 10.0.0.10
-		[[ $i -lt 3 || $i -gt 23 ]] || answers 10.0.0.20
+		[[ $i -lt 3 || $i -gt 27 ]] || answers 10.0.0.20
 		repeat_step "$i"
 		diff "$BATS_TEST_TMPDIR/state$i" <(state)
 	done

@@ -43,19 +43,6 @@ teardown() {
 	end_traffic
 }
 
-# One more, on the bridge of the lab, with a way of its own to the client.
-make_host() { # HOST
-	local ns=$PREFIX$1
-	[[ ! -e /run/netns/$ns ]] || return 0
-	ip netns add "$ns"
-	ip -n "$ns" link add veth0 type veth peer name "to-$1" netns "${PREFIX}sw"
-	on "$1" ethtool -K veth0 tx off >/dev/null
-	ip -n "${PREFIX}sw" link set dev "to-$1" master br0 up
-	ip -n "$ns" address add "$(address_of "$1" 4)/24" dev veth0
-	ip -n "$ns" link set dev lo up
-	ip -n "$ns" link set dev veth0 up
-}
-
 member_state() { # SERVICE BACKEND
 	take_status
 	service_figure "$1" ".backends[] | select(.backend == \"$2\") | .state"

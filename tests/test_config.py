@@ -53,7 +53,7 @@ class Config:
             return
         self.services.append((name, (protocol, vip, port)))
         words = ["service", name, protocol, end_name(vip, port), "mode", mode, "ring", choose.choice(("251", "1021"))]
-        for some in (["hash", "source"], ["track", "always"], ["track", "never"], ["noaddress"], ["dev", "veth6"]):
+        for some in (["hash", "source"], ["track", "always"], ["track", "never"], ["noaddress"], ["dev", "veth6"], ["failclosed"], ["quorum", "2"]):
             if choose.random() < 0.2 and some[0] not in words:
                 words += some
         if mode == "gue" and choose.random() < 0.5:
@@ -63,7 +63,13 @@ class Config:
         quic = protocol == "udp" and choose.random() < 0.5
         if quic:
             words += ["quic", "2", "quic-offset", choose.choice("123")]
+        if (protocol, mode) == ("tcp", "nat") and choose.random() < 0.5:
+            words.append("passive")
         self.lines.append(" ".join(words))
+        if choose.random() < 0.4:
+            self.lines.append(f"check {name} " + choose.choice(("tcp port 80", "http port 80 path /x interval 0.5", "exec run true 'a b'")))
+        if choose.random() < 0.2:
+            self.lines.append(f"on {choose.choice(('up', 'down', 'change'))} {name} logger 'it is' $LB_STATE")
         for number, address in enumerate(choose.sample(servers(family), choose.randint(0, 4))):
             self.add_backend(name, protocol, mode, port, address, f"{number:04x}" if quic else None)
 
@@ -79,6 +85,8 @@ class Config:
         words = ["backend", backend, "service", service]
         if choose.random() < 0.5:
             words += ["weight", str(choose.choice((0, 1, 2, 50)))]
+        if choose.random() < 0.2:
+            words.append("backup")
         if quic and choose.random() < 0.7:
             words += ["quic-id", quic]
         if self.mtus.setdefault(backend, choose.choice((0, 0, 1400))):
@@ -112,7 +120,7 @@ class Maps:
 
     def named(self, value):
         """Without what must differ."""
-        value = {key: one for key, one in value.items() if key not in ("id", "pad", "neighbour", "managed", "flows")}
+        value = {key: one for key, one in value.items() if key not in ("id", "pad", "neighbour", "managed", "flows", "since", "state_since")}
         for key in "vip_ifindex", "device", "neighbour_ifindex":
             if key in value:
                 value[key] = value[key] > 0
@@ -128,6 +136,8 @@ class Maps:
             key, value = (self.named(part) if isinstance(part, dict) else part for part in (key, value))
             if name == "quic_servers":
                 value = self.backend_names[value]
+            if name in ("checks", "hooks"):
+                key = self.service_names[key]
             rows.append(json.dumps([key, value], sort_keys=True))
         return sorted(rows)
 
@@ -161,7 +171,7 @@ class Maps:
         return sorted(one["local"] for one in self.balancer.ip("address", "show", "dev", "veth6")[0]["addr_info"])
 
     def everything(self):
-        all_rows = {name: self.rows(name) for name in ("services", "backends", "members", "quic_servers", "returns", "addresses")}
+        all_rows = {name: self.rows(name) for name in ("services", "backends", "members", "quic_servers", "returns", "addresses", "checks", "hooks")}
         snat = self.balancer.dump("snat")[0]["value"]
         snat = json.loads(re.sub(r'"(ifindex|device)": [1-9][0-9]*', r'"\1": true', json.dumps(snat)))
         return all_rows | {

@@ -48,7 +48,8 @@ ALWAYS = Service("always", Datagram, "ipip", LB, 8303)
 QUIC = Service("quic", Datagram, "nat", LB, 8443)
 QUIC_IDS = ("0a0b0c0d", "01020304")
 EVERY_PORT = Service("every-port", Segment, "nat", Host("", "10.0.0.90", "2001:db8::90"))
-FURTHER = {SIZED: "ring 1021", SOURCE: "hash source ring 251", ALWAYS: "track always", MOVING: "", EVERY_PORT: "", QUIC: "quic 4"}
+UNANSWERED = Service("unanswered", Segment, "nat", LB, 8304)
+FURTHER = {UNANSWERED: "passive", SIZED: "ring 1021", SOURCE: "hash source ring 251", ALWAYS: "track always", MOVING: "", EVERY_PORT: "", QUIC: "quic 4"}
 
 
 @pytest.fixture(name="services", scope="module", autouse=True)
@@ -373,6 +374,19 @@ def test_a_flow_that_lost_one_of_its_entries_keeps_its_port(balancer, family):
     assert (said["leaves"]["source_port"], said["leaves"]["source_port_is"]) == (port, "own")
 
 
+@both_families
+def test_why_a_backend_is_passed_over_is_told(balancer, family):
+    packet = new(UNANSWERED, family)
+    old = check(balancer, packet)["backend"]
+    balancer.age_flow(balancer.flow_key(*packet.key), 1)
+    said = check(balancer, packet)
+    assert (said["why"], said["known"]["backend"], said["leaves"]["source_port_is"]) == ("passive", old, "free")
+    new_one = said["backend"]
+    assert new_one != old
+    balancer.age_flow(balancer.flow_key(*packet.key), 1)
+    assert f"{new_one} has not answered: it begins a flow on {old}" in balancer.lb("explain", *words_of(packet), "syn")
+
+
 # --- What does not leave, and where else it may go ---
 
 
@@ -436,7 +450,7 @@ def test_what_is_said_to_fit_fits_and_no_more(balancer, slow_clock, way, family)
 
 ARRAYS = ("service_index", "return_index", "ring_states", "targets", "snat", "settings", "ring_request", "decap")
 PER_CPU = ("counters", "backend_counters", "decap_counters")
-HASHES = ("services", "addresses", "backends", "members", "quic_servers", "returns", "ring_sizes", "neighbours", "flows", "syns")
+HASHES = ("services", "addresses", "backends", "members", "checks", "hooks", "quic_servers", "returns", "ring_sizes", "neighbours", "flows", "syns")
 HASHES += ("fragmented", "decap_addresses", "decap_sources")
 NOT_COMPARED = {"explain_answer", "rings", "sized_rings", "ring_work", "carry_request", "events"}  # rings one by one
 
