@@ -3,7 +3,7 @@
 # Nothing here changes anything.
 
 DOCTOR_CHECKS=(kernel bpffs jit ethtool leftovers instance program generic veth checksums lro gro vlan redirect queues
-	rings irqs mtu forwarding arp unwrapped_arp rp_filter address martian services backends neighbours ports counters)
+	rings irqs mtu forwarding arp unwrapped_arp rp_filter address martian services checks backends neighbours ports counters)
 
 # verb doctor: [DEV...]. Exit status 1 if there is a problem.
 verb_doctor() {

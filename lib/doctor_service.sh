@@ -122,6 +122,15 @@ doctor_services() {
 	done
 }
 
+doctor_checks() {
+	local services
+	services=$(awk '$1 == "check" { printf "%s%s", n++ ? ", " : "", $2 }' <<<"$SAVED")
+	[[ -n $services ]] || return 0
+	FINE="somebody watches backends"
+	watch_is_running ||
+		finding warning "nobody watches the backends of $services, which have a check" "Those that die go on getting connections." "$LB watch"
+}
+
 # What makes one of its backends take flows: one that is declared down, or drains, or has weight 0.
 service_revive() {
 	local line words

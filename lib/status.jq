@@ -64,7 +64,7 @@ def silence_text: [(if .silent then "silent for \(.silent_since | age)" else emp
    | "",
      "service \(.name)  \(.protocol) \(endpoint)  mode \(.mode)" + (if .address_added then "  (address added by us)" else "" end),
      "  packets: \(.traffic | traffic_text)" + (if .quic then ", of an unknown QUIC id \(.quic_unknown.packets)" else "" end),
-     (if .check then "  check: \(.check)" else empty end),
+     (if .check then "  check: \(.check)" + (if $status.watched then "" else "  (but nobody watches)" end) else empty end),
      (.fallback | fallback_text),
      (.ring | if .moving + .remembered > 0 then "  ring: \(.moving) slots moving, \(.remembered) flows remembered" else empty end),
      if .backends == [] then "  no backend: the host itself answers"

@@ -13,7 +13,7 @@ verb_status() {
 status_json() {
 	devices_attached
 	netns_name
-	jq -n -c --arg instance "$INSTANCE" --arg netns "$REPLY" --slurpfile state <(state_json) \
+	jq -n -c --arg instance "$INSTANCE" --arg netns "$REPLY" --argjson watched "$(watch_is_running && echo true || echo false)" --slurpfile state <(state_json) \
 		--slurpfile reasons <(reasons_json) --slurpfile devices <(devices_json ATTACHED) \
 		--slurpfile counters <(map_lookup_all counters 0 "${SERVICE_ID[@]}") \
 		--slurpfile backend_counters <(map_lookup_all backend_counters "${BACKEND_ID[@]}") \

@@ -68,7 +68,7 @@ def members($service): $state.members[] | select(.service == $service) | . as $m
 	    state_since: (if $backend.state != "up" then $backend.state_since else .state_since end), health, health_since, why,
 	    weight, backup, rising_since, slots, quic_id: quic_id };
 
-{ instance: $instance, netns: $netns, devices: $devices,
+{ instance: $instance, netns: $netns, watched: $watched, devices: $devices,
   services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
 	address_added: (.vip_ifindex > 0), check: ($state.checks["\(.id)"]), on: ($state.hooks["\(.id)"] | { up, down, change }),
 	fallback: fallback(.id), ring: ring(.id), traffic: service_traffic(.id),

@@ -55,6 +55,10 @@ finds() { # CHECK SEVERITY TEXT
 	[[ -n $COMMAND ]] || { cat "$FOUND" && false; }
 }
 
+all_is_fine() {
+	examine && jq -e 'all(.[]; .severity == "fine")' "$FOUND" >/dev/null
+}
+
 # Does what it said, and fails if it finds anything then.
 is_mended() { # WORDS...
 	echo "$COMMAND"
@@ -343,6 +347,17 @@ add_pass_program_at() { # HOST DEV
 	is_mended
 	lb service del far
 	on lb sysctl -qw net.ipv4.conf.veth6.forwarding=0
+}
+
+@test "checks that nobody does" {
+	lb check web tcp
+	examine
+	finds checks warning "nobody watches the backends of web, which have a check"
+	start_on lb "$BATS_TEST_TMPDIR/watch" "$TOP/lb.sh" watch
+	await 20 all_is_fine
+	end_jobs
+	lb check web none
+	all_is_fine
 }
 
 @test "services without a backend that takes flows" {
