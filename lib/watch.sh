@@ -41,7 +41,7 @@ watch_begin() {
 	rm -rf "$WORK".* # of one that was killed
 	WORK+=.$$        # what it had under way may not end in what is ours
 	mkdir -m 700 "$WORK" || die "$WORK cannot be made"
-	trap 'rm -rf "$WORK"' EXIT
+	trap watch_end EXIT
 	trap 'exit 0' INT TERM
 	trap 'LIST_WANTED=1' HUP
 	words=$WORK/words
@@ -49,10 +49,15 @@ watch_begin() {
 	exec {both}<>"$words"
 	exec {RESULTS}<"$words"
 	exec {SAY}>"$words" {both}<&-
-	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF=''
+	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF='' WAY_MADE=''
 	WATCHDOG=$((${WATCHDOG_USEC:-0} / 20000))
 	watch_clock
 	NEXT_LOOK=$NOW NEXT_ALIVE=$NOW
+}
+
+watch_end() {
+	rm -rf "$WORK"
+	[[ -z $WAY_MADE ]] || probe_end
 }
 
 # One in an instance. `upgrade`, `down` and `up` make another directory of that name. By systemd there is one for each interface, and
@@ -196,9 +201,17 @@ watch_listed() { # STATUS SUM
 	watch_members
 	watch_steps
 	watch_need
+	watch_way
 	watch_hooks
 	[[ -n $READY ]] || watch_notify --ready --status="checks ${#MEMBER[@]} members of ${#CHECK_NAME[@]} services"
 	READY=1
+}
+
+# What probes of the VIP are sent through, once there are any; see lib/probe.sh.
+watch_way() {
+	[[ " ${CHECK_TO[*]} " == *' vip '* && $WAY_MADE != "$WATCH_LOCK" ]] || return 0
+	probe_begin
+	WAY_MADE=$WATCH_LOCK # another instance has another lock
 }
 
 # What is missing is said once.

@@ -167,6 +167,7 @@ find_clients() {
 	unset CLIENT_h2 CLIENT_h3
 	for ((i = 101; i < 140; i++)); do
 		on h1 ip address add "10.0.0.$i/24" dev veth0
+		await 30 serves "10.0.0.$i" >/dev/null 2>&1 # is it known where it is?
 		who=$(serves "10.0.0.$i")
 		declare -g "CLIENT_$who=10.0.0.$i"
 		[[ -z ${CLIENT_h2:-} || -z ${CLIENT_h3:-} ]] || return 0
