@@ -49,7 +49,7 @@ watch_begin() {
 	exec {both}<>"$words"
 	exec {RESULTS}<"$words"
 	exec {SAY}>"$words" {both}<&-
-	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF='' WAY_MADE=''
+	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF=''
 	WATCHDOG=$((${WATCHDOG_USEC:-0} / 20000))
 	watch_clock
 	NEXT_LOOK=$NOW NEXT_ALIVE=$NOW
@@ -69,6 +69,7 @@ watch_lock() {
 		watch_notify --ready --status="another is at work, and this one stands by" WATCHDOG=1
 		exec {WATCH_LOCK}<&-
 	done
+	WAY_MADE='' # another instance has none
 }
 
 watch_lock_try() {
@@ -209,9 +210,9 @@ watch_listed() { # STATUS SUM
 
 # What probes of the VIP are sent through, once there are any; see lib/probe.sh.
 watch_way() {
-	[[ " ${CHECK_TO[*]} " == *' vip '* && $WAY_MADE != "$WATCH_LOCK" ]] || return 0
+	[[ " ${CHECK_TO[*]} " == *' vip '* && -z $WAY_MADE ]] || return 0
 	probe_begin
-	WAY_MADE=$WATCH_LOCK # another instance has another lock
+	WAY_MADE=1
 }
 
 # What is missing is said once.
