@@ -41,7 +41,7 @@ watch_begin() {
 	rm -rf "$WORK".* # of one that was killed
 	WORK+=.$$        # what it had under way may not end in what is ours
 	mkdir -m 700 "$WORK" || die "$WORK cannot be made"
-	trap 'rm -rf "$WORK"' EXIT
+	trap watch_end EXIT
 	trap 'exit 0' INT TERM
 	trap 'LIST_WANTED=1' HUP
 	words=$WORK/words
@@ -55,6 +55,11 @@ watch_begin() {
 	NEXT_LOOK=$NOW NEXT_ALIVE=$NOW
 }
 
+watch_end() {
+	rm -rf "$WORK"
+	[[ -z $WAY_MADE ]] || probe_end
+}
+
 # One in an instance. `upgrade`, `down` and `up` make another directory of that name. By systemd there is one for each interface, and
 # all but one of them stand by.
 watch_lock() {
@@ -64,6 +69,7 @@ watch_lock() {
 		watch_notify --ready --status="another is at work, and this one stands by" WATCHDOG=1
 		exec {WATCH_LOCK}<&-
 	done
+	WAY_MADE='' # another instance has none
 }
 
 watch_lock_try() {
@@ -196,9 +202,17 @@ watch_listed() { # STATUS SUM
 	watch_members
 	watch_steps
 	watch_need
+	watch_way
 	watch_hooks
 	[[ -n $READY ]] || watch_notify --ready --status="checks ${#MEMBER[@]} members of ${#CHECK_NAME[@]} services"
 	READY=1
+}
+
+# What probes of the VIP are sent through, once there are any; see lib/probe.sh.
+watch_way() {
+	[[ " ${CHECK_TO[*]} " == *' vip '* && -z $WAY_MADE ]] || return 0
+	probe_begin
+	WAY_MADE=1
 }
 
 # What is missing is said once.

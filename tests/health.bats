@@ -167,6 +167,7 @@ find_clients() {
 	unset CLIENT_h2 CLIENT_h3
 	for ((i = 101; i < 140; i++)); do
 		on h1 ip address add "10.0.0.$i/24" dev veth0
+		await 30 serves "10.0.0.$i" &>/dev/null
 		who=$(serves "10.0.0.$i")
 		declare -g "CLIENT_$who=10.0.0.$i"
 		[[ -z ${CLIENT_h2:-} || -z ${CLIENT_h3:-} ]] || return 0
@@ -191,8 +192,8 @@ more_lines() { # FILE COUNT
 	serve_web h3
 	serve_web h2
 	hung=$SERVER
-	find_clients
 	checks "$WEB"
+	find_clients
 	watch
 	all_well web
 	client "$CLIENT_h2" "$BATS_TEST_TMPDIR/client2"
@@ -363,7 +364,7 @@ none_marked() {
 	by_files
 	watch
 	all_well any
-	run -1 lb watch
+	run -1 timeout 60 "$TOP/lb.sh" -n "${PREFIX}lb" watch
 	[[ $output == "lb.sh: another lb.sh watch is at work for instance '${PREFIX}lb'; see: fuser -v "* ]]
 	lb health any 10.0.0.2 down by hand >/dev/null
 	becomes any 10.0.0.2 up
