@@ -58,11 +58,12 @@ static __always_inline bool probe_is_member(__u32 service, __u32 backend)
 	return member && member->state != MEMBER_GONE;
 }
 
-/* Our address towards the backend, if that is of the packet's family; else another one. */
+/* Our address towards the backend; another one where that is of the other family, or is the VIP itself. */
 static __always_inline void probe_source(struct addr *source, const struct packet *pkt,
 					 const struct target *target, const struct settings *conf)
 {
-	if (addr_is_ipv4(&target->source) != pkt->is_ipv6)
+	if (addr_is_ipv4(&target->source) != pkt->is_ipv6 &&
+	    !addr_equal(&target->source, &pkt->tuple.destination))
 		*source = target->source;
 	else
 		*source = pkt->is_ipv6 ? conf->probe_source6 : conf->probe_source4;
