@@ -21,6 +21,8 @@ struct probe_work {
 	struct flow flow; /* what becomes of the packet, but for what its mode puts around it */
 	struct flow answer; /* and of the answer, */
 	struct flow_key key; /* which has these addresses and ports */
+	__u64 hash; /* of the packet as it came */
+	__u64 is_found; /* 1: a source port */
 };
 
 struct {
@@ -100,7 +102,8 @@ static __always_inline void probe_init(struct probe_work *work, const struct xdp
 }
 
 /* May the answer have this key? Not while another's has it; a packet to a service's port would pass for a client's. */
-static __noinline bool probe_is_free(const struct probe_work *work, const struct settings *conf)
+static __always_inline bool probe_is_free(const struct probe_work *work,
+					  const struct settings *conf)
 {
 	struct flow *old = bpf_map_lookup_elem(&probes, &work->key);
 
@@ -128,24 +131,32 @@ static __always_inline long probe_enter(struct probe_work *work)
 	return bpf_map_update_elem(&probes, &work->key, &work->answer, BPF_ANY);
 }
 
-/* Finds a source port, the same for all packets of a connection, as its hash says which. */
-static __always_inline enum reason probe_begin(struct probe_work *work, const struct packet *pkt,
-					       const struct settings *conf)
+/* bpf_loop() goes on while it returns 0. */
+static long probe_try(__u32 i, void *unused)
 {
-	__u32 ports = conf->nat_port_last - conf->nat_port_first + 1;
+	struct probe_work *work = probe_work_get();
+	struct settings *conf = settings_get();
+	__u32 ports;
 
-	if (!conf->nat_port_first || conf->nat_port_last < conf->nat_port_first)
+	if (!work || !conf || conf->nat_port_last < conf->nat_port_first)
+		return 1;
+	ports = conf->nat_port_last - conf->nat_port_first + 1;
+	work->key.destination_port =
+		bpf_htons(conf->nat_port_first + hash_below(hash_mix(work->hash, i) >> 32, ports));
+	work->is_found = work->key.destination_port && probe_is_free(work, conf);
+	return work->is_found;
+}
+
+/* Finds a source port, the same for all packets of a connection, as its hash says which. */
+static __always_inline enum reason probe_begin(struct probe_work *work, const struct packet *pkt)
+{
+	work->hash = pkt->hash;
+	bpf_loop(PROBE_TRIES, probe_try, NULL, 0);
+	if (!work->is_found)
 		return REASON_NO_PORT;
-	for (__u32 i = 0; i < PROBE_TRIES; i++) {
-		work->key.destination_port = bpf_htons(
-			conf->nat_port_first + hash_below(hash_mix(pkt->hash, i) >> 32, ports));
-		if (!probe_is_free(work, conf))
-			continue;
-		work->flow.source_port = work->key.destination_port;
-		nat_set_deltas(&work->flow, &pkt->tuple);
-		return probe_enter(work) ? REASON_NO_MEMORY : REASON_FORWARDED;
-	}
-	return REASON_NO_PORT;
+	work->flow.source_port = work->key.destination_port;
+	nat_set_deltas(&work->flow, &pkt->tuple);
+	return probe_enter(work) ? REASON_NO_MEMORY : REASON_FORWARDED;
 }
 
 /* As direct_forward(), for no client. */
@@ -210,7 +221,7 @@ static __always_inline int probe_forward(struct xdp_md *ctx, struct packet *pkt,
 	probe_init(work, ctx, pkt, target, conf, is_direct);
 	if (addr_is_zero(&work->flow.source))
 		return XDP_DROP;
-	*reason = probe_begin(work, pkt, conf);
+	*reason = probe_begin(work, pkt);
 	if (*reason != REASON_FORWARDED)
 		return XDP_DROP;
 	return is_direct ? probe_send_direct(ctx, pkt, service, conf, target, work) :
