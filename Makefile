@@ -10,8 +10,8 @@ LLVM_STRIP ?= llvm-strip
 # What is needed, each as Debian's package:what it brings. The one list; `make deps` installs it.
 BUILD := clang:clang llvm:llvm-strip libbpf-dev: linux-libc-dev: make:make
 RUN := iproute2:ip bpftool:bpftool jq:jq util-linux:nsenter procps:sysctl \
-	iputils-arping:arping libndp-tools:ndptool fping:fping curl:curl bind9-dnsutils:dig
-LAB := ethtool:ethtool iputils-ping:ping nginx-light:nginx openssl:openssl
+	iputils-arping:arping libndp-tools:ndptool fping:fping curl:curl bind9-dnsutils:dig ethtool:ethtool
+LAB := iputils-ping:ping nginx-light:nginx openssl:openssl
 TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump tshark:tshark wrk:wrk iperf3:iperf3 \
 	bash-completion: dnsmasq-base:dnsmasq traceroute:traceroute mtr-tiny:mtr socat:socat
 # For bench and bench-quick.

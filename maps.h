@@ -27,6 +27,7 @@
 #define MAX_SYNS 65536
 #define MAX_FRAGMENTED 16384 /* packets whose fragments are on their way at one time */
 #define MAX_NEIGHBOURS 16384
+#define MAX_PROBES 16384 /* health probes on their way at one time */
 #define MAX_SNAT 64 /* source addresses of each family; a power of 2 */
 
 struct addr {
@@ -607,10 +608,25 @@ struct {
 } fragmented SEC(".maps");
 
 /*
+ * probes: the answers to health probes, a backend's packets as they arrive -> the rewrite, as in `flows`. A table of their
+ * own, so that many probes drive no flow out of that one. A flow's service is PROBES, and it has no backend.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_PROBES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} probes SEC(".maps");
+
+/*
  * counters: service id -> what became of its packets. Every packet that matched a service or a
  * flow ends in exactly one of these. lb.sh prints the names as they are here, in lower case. Under
- * id 0 are packets to a VIP of which nothing says for which service they are.
+ * id 0 are packets to a VIP of which nothing says for which service they are; under PROBES health probes and their answers,
+ * whichever service they are of.
  */
+#define PROBES (MAX_SERVICES + 1)
+
 enum reason {
 	REASON_FORWARDED = 0, /* sent to a backend */
 	REASON_RETURNED, /* a backend's reply, sent to the client */
@@ -641,13 +657,13 @@ struct service_counters {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_SERVICES + 1);
+	__uint(max_entries, MAX_SERVICES + 2);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, __u32);
 	__type(value, struct service_counters);
 } counters SEC(".maps");
 
-/* backend_counters: backend id -> its share of forwarded and returned, all services together. */
+/* backend_counters: backend id -> its share of forwarded and returned, all services together; id 0: probes. */
 struct backend_counters {
 	struct traffic forwarded;
 	struct traffic returned;
@@ -713,6 +729,10 @@ struct settings {
 	__u32 index_half; /* 0 or 1: which half of service_index and return_index holds */
 	__u32 index_any_port[2]; /* of each half: services that have every port of an address */
 	__u32 seed_is_given; /* 1: by the owner, the same on several balancers; 0: it is our own */
+	__u32 probe_ifindex; /* the interface that health probes come in by; 0: there are none */
+	struct addr
+		probe_source4; /* ours, for probes whose backend has an address of the other family */
+	struct addr probe_source6;
 };
 
 struct {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * xdp_lb: the program on the interface, and the packet's way through it. xdp_decap: the one for backends of the modes
- * ipip and gue.
+ * ipip and gue. probe: the one that health probes pass.
  *
  * The maps are in maps.h, each step of the way is in a header of datapath/ named after it, and the
  * programs that lb.sh runs by `bpftool prog run` are in control/.
@@ -14,6 +14,7 @@
 #include "datapath/nat.h"
 #include "datapath/packet.h"
 #include "datapath/path.h"
+#include "datapath/probe.h"
 #include "datapath/send.h"
 #include "datapath/service.h"
 #include "datapath/settings.h"
@@ -68,6 +69,12 @@ int xdp_lb(struct xdp_md *ctx)
 	if (service->mode == MODE_DNAT)
 		return dnat_forward(ctx, &pkt, service, conf, backend);
 	return direct_finish(ctx, &pkt, conf, direct_forward(ctx, &pkt, service, conf, backend));
+}
+
+SEC("xdp")
+int probe(struct xdp_md *ctx)
+{
+	return probe_packet(ctx);
 }
 
 SEC("xdp")

@@ -252,6 +252,8 @@ static __always_inline struct flow *nat_reply_find(const struct packet *pkt,
 	if (!is_nat_port(conf, pkt->tuple.destination_port))
 		return NULL;
 	flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
+	if (!flow && conf->probe_ifindex)
+		flow = bpf_map_lookup_elem(&probes, &pkt->tuple);
 	return flow && flow->direction == FLOW_TO_CLIENT ? flow : NULL;
 }
 

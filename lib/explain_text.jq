@@ -9,14 +9,14 @@ def or_nobody: . // "nobody";
 def service_text: .port as $port | "\(.name)  \(.protocol) \(.vip | with_port($port))";
 
 # What is the same whatever the packet's flags.
-def head: "service \(.service | service_text)  mode \(.service.mode)",
+def head: if .service then "service \(.service | service_text)  mode \(.service.mode)" else "a health probe's" end,
 	(.slot | if . then "  slot \(.index) of \(.slots) (hash of \(if .hash == "source" then "the source address" else "the five-tuple" end)), "
 		+ if .moving then "moving from \(.base | or_nobody) to \(.current | or_nobody)" else "not moving: \(.current | or_nobody)" end
 	 else empty end);
 
-def known_text: .known | if . == null then empty else
+def known_text: .service as $service | .known | if . == null then empty else
 	({ syn: "a SYN is remembered", closed: "a closed flow is remembered" }[.what] // "a flow is remembered (\(.what | gsub("_"; " ")))")
-	+ " on \(.backend | or_nobody), idle for \(.idle) s, over after \(.timeout) s"
+	+ (if $service then " on \(.backend | or_nobody)" else "" end) + ", idle for \(.idle) s, over after \(.timeout) s"
 	+ if .restarts then "; this packet begins another" else "" end end;
 
 def quic_text: if .quic_unknown then "its connection ID is of no server"
@@ -24,7 +24,8 @@ def quic_text: if .quic_unknown then "its connection ID is of no server"
 	else empty end;
 
 # Why that backend, where the slot has not said it.
-def why_text: if .what == "reply" then "a reply of \(.backend | or_nobody)"
+def why_text: if .what == "reply" and .service == null then "the answer to it"
+	elif .what == "reply" then "a reply of \(.backend | or_nobody)"
 	elif .why == null then empty
 	elif .why == "slot" then
 		if .slot.moving then "no flow is looked up (\(if .service.track == "never" then "track never" else "track auto: only of TCP" end)): the slot's new backend \(.backend | or_nobody)"

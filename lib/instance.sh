@@ -100,7 +100,12 @@ instance_is_orphan() {
 
 # Removes an orphan. In this network namespace it may be what a killed `down` has left to do.
 instance_discard() {
-	if ((STATE_NETNS == $NETNS_INODE)); then instance_destroy; else instance_remove_pins; fi
+	if ((STATE_NETNS == $NETNS_INODE)); then
+		instance_destroy
+	else
+		probe_end
+		instance_remove_pins
+	fi
 }
 
 # Creates the maps and loads the control programs; what is there already stays.

@@ -19,7 +19,7 @@ function protocol_name(number) {
 			targets = thing
 		else if (map == "decap_addresses")
 			decap = thing
-	} else if ($2 == "xdp" && $4 != "explain")
+	} else if ($2 == "xdp" && $4 !~ /^(explain|probe)$/)
 		program = thing
 	next
 }

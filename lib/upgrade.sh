@@ -130,6 +130,7 @@ upgrade_complete() {
 	if compgen -G "$NEXT/before/*" >/dev/null; then upgrade_carry_all live 1; else upgrade_carry_all live 0; fi
 	for device in "${!modes[@]}"; do upgrade_attach "$device" "${modes[$device]}" xdp_lb; done
 	for device in "${!decaps[@]}"; do upgrade_attach "$device" "${decaps[$device]}" xdp_decap; done
+	probe_upgrade
 	upgrade_carry_all live 1
 	map_change settings 0 : settings carrying_until=0
 	upgrade_carry_all counts 1

@@ -101,7 +101,7 @@ ring_id() { # SERVICE_ID
 remove_lab() {
 	local ns
 	[[ -n ${PREFIX:-} ]] || return 0 # there is none, and * would be everybody's
-	for ns in "/run/netns/$PREFIX"*; do
+	for ns in "/run/netns/$PREFIX"* "/run/netns/xdp_lb-$PREFIX"*; do
 		[[ ! -e $ns ]] || ip netns del "${ns##*/}"
 	done
 	rm -rf "/sys/fs/bpf/xdp_lb/$PREFIX"*

@@ -16,7 +16,7 @@ from balancer import Verdict, index_key, wait_for
 from checks import assert_dropped, assert_result, both_families, cases
 from frames import BACKENDS, CLIENT, ERRORS, LB, Datagram, Echo, Segment, far, fragments, plain_error
 from shapes import SHAPES, TAGS
-from wrapping import BACKEND, KINDS, WAYS, sent_on
+from wrapping import BACKEND, KINDS, WAYS, sent_on, size_of, too_big
 
 every_way = pytest.mark.parametrize("way", WAYS, ids=str)
 tunnels = pytest.mark.parametrize("way", WAYS[1:], ids=str)
@@ -208,24 +208,6 @@ def test_with_spread_each_flow_has_a_source_address_of_its_own(balancer, way, fa
 
 
 # --- What does not fit ---
-
-
-def too_big(packet, mtu):
-    """The answer to it (RFC 1191, RFC 4443), for the VIP."""
-    inner = packet.frame[packet.ip_offset : len(packet.frame) - len(packet.padding)]
-    layers = Ether(src=packet.dst_mac, dst=packet.src_mac)
-    for tag in packet.tags:
-        layers /= tag.copy()
-    if packet.family == 4:
-        layers /= IP(src=packet.dst, dst=packet.src, ttl=64, id=0, flags="DF") / ICMP(type=3, code=4, nexthopmtu=mtu)
-        return bytes(layers / Raw(inner[:548]))
-    layers /= IPv6(src=packet.dst, dst=packet.src, hlim=64) / ICMPv6PacketTooBig(mtu=mtu)
-    return bytes(layers / Raw(inner[:1232]))
-
-
-def size_of(packet, octets):
-    """The packet, with a payload that makes it as long as that."""
-    return packet.but(payload=random.randbytes(octets - len(packet.but(payload=b"").ip_packet)))
 
 
 @both_families

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Packets in the modes that leave them as they are, and what is put around them."""
+import random
 from typing import NamedTuple
 
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -79,3 +80,21 @@ def sent_on(way, packet, out, backend=BACKEND, source=None, may_fragment=False):
     header = outer_header(way, packet, backend, source or LB.ip(way.outer), out, may_fragment)
     inner = packet.frame[packet.ip_offset : len(packet.frame) - len(packet.padding)]
     return bytes(below(packet, backend) / header / Raw(inner)) + packet.padding
+
+
+def too_big(packet, mtu):
+    """The answer to it (RFC 1191, RFC 4443), for the VIP."""
+    inner = packet.frame[packet.ip_offset : len(packet.frame) - len(packet.padding)]
+    layers = Ether(src=packet.dst_mac, dst=packet.src_mac)
+    for tag in packet.tags:
+        layers /= tag.copy()
+    if packet.family == 4:
+        layers /= IP(src=packet.dst, dst=packet.src, ttl=64, id=0, flags="DF") / ICMP(type=3, code=4, nexthopmtu=mtu)
+        return bytes(layers / Raw(inner[:548]))
+    layers /= IPv6(src=packet.dst, dst=packet.src, hlim=64) / ICMPv6PacketTooBig(mtu=mtu)
+    return bytes(layers / Raw(inner[:1232]))
+
+
+def size_of(packet, octets):
+    """The packet, with a payload that makes it as long as that."""
+    return packet.but(payload=random.randbytes(octets - len(packet.but(payload=b"").ip_packet)))

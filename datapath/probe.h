@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Health probes, which walk the way of clients' packets. lb.sh sends them from a network namespace of its own, and the
+ * program `probe` gets them, on the interface that leads there: so other packets pay nothing for it. The source address
+ * says which backend is asked, in the place of ring and flows: its last 16 bits are the id, of 169.254.0.0/16 or
+ * 100::/64 (RFC 6666: nothing comes from there). The packet gets a source of ours, so that the answer comes here, and goes
+ * on as the service's mode has it. Nothing from there is ever left to the host, who has the VIP too and would answer.
+ */
+#ifndef DATAPATH_PROBE_H
+#define DATAPATH_PROBE_H
+
+#include "direct.h"
+#include "nat.h"
+#include "send.h"
+
+#define PROBE_TRIES 8 /* source ports */
+#define PROBE_TIMEOUT 60 /* seconds, after which an answer is awaited no longer */
+
+/* On each CPU: too much for the stack. Not pinned. */
+struct probe_work {
+	struct flow flow; /* what becomes of the packet, but for what its mode puts around it */
+	struct flow answer; /* and of the answer, */
+	struct flow_key key; /* which has these addresses and ports */
+	__u64 hash; /* of the packet as it came */
+	__u64 is_found; /* 1: a source port */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct probe_work);
+} probe_work SEC(".maps");
+
+/* Never NULL; see settings_get(). */
+static __always_inline struct probe_work *probe_work_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&probe_work, &zero);
+}
+
+/* The id that the address names, or 0. */
+static __always_inline __u32 probe_backend(const struct addr *source)
+{
+	const __be32 *word = (const __be32 *)source;
+	__u32 last = bpf_ntohl(word[3]);
+
+	if (addr_is_ipv4(source))
+		return last >> 16 == (169 << 8 | 254) ? last & 0xffff : 0;
+	return word[0] == bpf_htonl(0x01000000) && !word[1] && !word[2] && last <= 0xffff ? last :
+											    0;
+}
+
+static __always_inline bool probe_is_member(__u32 service, __u32 backend)
+{
+	struct member_key key = { .service = service, .backend = backend };
+	struct member *member = bpf_map_lookup_elem(&members, &key);
+
+	return member && member->state != MEMBER_GONE;
+}
+
+/* Our address towards the backend; another one where that is of the other family, or is the VIP itself. */
+static __always_inline void probe_source(struct addr *source, const struct packet *pkt,
+					 const struct target *target, const struct settings *conf)
+{
+	if (addr_is_ipv4(&target->source) != pkt->is_ipv6 &&
+	    !addr_equal(&target->source, &pkt->tuple.destination))
+		*source = target->source;
+	else
+		*source = pkt->is_ipv6 ? conf->probe_source6 : conf->probe_source4;
+}
+
+/* All but the source port. In the modes dsr, ipip and gue the packet keeps its destination. */
+static __always_inline void probe_init(struct probe_work *work, const struct xdp_md *ctx,
+				       const struct packet *pkt, const struct target *target,
+				       const struct settings *conf, bool is_direct)
+{
+	const struct flow_key *tuple = &pkt->tuple;
+	struct flow *flow = &work->flow, *answer = &work->answer;
+	struct ethhdr *eth = packet_at(ctx, 0, sizeof(*eth));
+
+	__builtin_memset(work, 0, sizeof(*work));
+	probe_source(&flow->source, pkt, target, conf);
+	flow->destination = is_direct ? tuple->destination : target->address;
+	flow->destination_port =
+		is_direct || !target->port ? tuple->destination_port : target->port;
+	flow->service = PROBES;
+	flow_key_of_other(&work->key, flow, tuple->protocol);
+	answer->source = tuple->destination;
+	answer->source_port = tuple->destination_port;
+	answer->destination = tuple->source;
+	answer->destination_port = tuple->source_port;
+	answer->direction = FLOW_TO_CLIENT;
+	answer->service = PROBES;
+	answer->ifindex = ingress_ifindex(ctx);
+	answer->seen = jiffies();
+	if (eth) {
+		mac_copy(answer->dst_mac, eth->h_source);
+		mac_copy(answer->src_mac, eth->h_dest);
+	}
+}
+
+/* May the answer have this key? Not while another's has it; a packet to a service's port would pass for a client's. */
+static __always_inline bool probe_is_free(const struct probe_work *work,
+					  const struct settings *conf)
+{
+	struct flow *old = bpf_map_lookup_elem(&probes, &work->key);
+
+	if (service_get(conf, &work->key.destination, work->key.protocol,
+			bpf_ntohs(work->key.destination_port)) ||
+	    bpf_map_lookup_elem(&flows, &work->key))
+		return false;
+	return !old || nat_same_rewrite(old, &work->answer) ||
+	       has_surely_passed(conf, old->seen, PROBE_TIMEOUT);
+}
+
+/* Enters it. One that is there is changed in place, as another CPU may be reading it. Returns 0, or what the kernel said. */
+static __always_inline long probe_enter(struct probe_work *work)
+{
+	struct flow *old = bpf_map_lookup_elem(&probes, &work->key);
+
+	if (old && nat_same_rewrite(old, &work->answer)) {
+		old->seen = work->answer.seen;
+		old->ifindex = work->answer.ifindex;
+		mac_copy(old->dst_mac, work->answer.dst_mac);
+		mac_copy(old->src_mac, work->answer.src_mac);
+		return 0;
+	}
+	nat_set_deltas(&work->answer, &work->key);
+	return bpf_map_update_elem(&probes, &work->key, &work->answer, BPF_ANY);
+}
+
+/* bpf_loop() goes on while it returns 0. */
+static long probe_try(__u32 i, void *unused)
+{
+	struct probe_work *work = probe_work_get();
+	struct settings *conf = settings_get();
+	__u32 ports;
+
+	if (!work || !conf || conf->nat_port_last < conf->nat_port_first)
+		return 1;
+	ports = conf->nat_port_last - conf->nat_port_first + 1;
+	work->key.destination_port =
+		bpf_htons(conf->nat_port_first + hash_below(hash_mix(work->hash, i) >> 32, ports));
+	work->is_found = work->key.destination_port && probe_is_free(work, conf);
+	return work->is_found;
+}
+
+/* Finds a source port, the same for all packets of a connection, as its hash says which. */
+static __always_inline enum reason probe_begin(struct probe_work *work, const struct packet *pkt)
+{
+	work->hash = pkt->hash;
+	bpf_loop(PROBE_TRIES, probe_try, NULL, 0);
+	if (!work->is_found)
+		return REASON_NO_PORT;
+	work->flow.source_port = work->key.destination_port;
+	nat_set_deltas(&work->flow, &pkt->tuple);
+	return probe_enter(work) ? REASON_NO_MEMORY : REASON_FORWARDED;
+}
+
+/* As direct_forward(), for no client. */
+static __always_inline int probe_direct(struct xdp_md *ctx, const struct packet *pkt,
+					const struct service *service, const struct settings *conf,
+					const struct target *target)
+{
+	struct flow *flow = flow_work_get();
+
+	if (service->mode == MODE_DSR)
+		return direct_send(ctx, pkt, conf, target, PROBES, 0, pkt->tuple.destination_port);
+	if (!flow)
+		return XDP_DROP;
+	direct_init_flow(flow, pkt, service, target, 0);
+	flow->service = PROBES;
+	return direct_wrap(ctx, pkt, conf, flow, target);
+}
+
+/* Likewise, once the packet has its new source. To be told that it is too big, it gets back the old one. */
+static __always_inline int probe_send_direct(struct xdp_md *ctx, struct packet *pkt,
+					     const struct service *service,
+					     const struct settings *conf, struct target *target,
+					     struct probe_work *work)
+{
+	struct flow *answer = &work->answer;
+	int result;
+
+	rewrite(ctx, pkt, &work->flow, target->dst_mac, target->src_mac);
+	pkt->tuple.source = work->flow.source;
+	pkt->tuple.source_port = work->flow.source_port;
+	pkt->hash = flow_hash(&pkt->tuple, conf);
+	result = probe_direct(ctx, pkt, service, conf, target);
+	if (result < DIRECT_TOO_BIG)
+		return result;
+	work->flow.source = answer->destination;
+	work->flow.source_port = answer->destination_port;
+	nat_set_deltas(&work->flow, &pkt->tuple);
+	rewrite(ctx, pkt, &work->flow, answer->src_mac, answer->dst_mac);
+	pkt->tuple.source = answer->destination;
+	return result;
+}
+
+/* Sends it to the backend of that id. Returns an XDP action, as direct_forward() does, or sets *reason. */
+static __always_inline int probe_forward(struct xdp_md *ctx, struct packet *pkt,
+					 const struct service *service, const struct settings *conf,
+					 enum reason *reason)
+{
+	__u32 backend = probe_backend(&pkt->tuple.source);
+	struct probe_work *work = probe_work_get();
+	bool is_direct = mode_is_direct(service->mode);
+	struct target *target;
+
+	*reason = REASON_NO_BACKEND;
+	if (!work || !backend || !probe_is_member(service->id, backend))
+		return XDP_DROP;
+	target = target_get(backend);
+	if (!target)
+		return XDP_DROP;
+	*reason = REASON_UNRESOLVED;
+	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
+		return XDP_DROP;
+	probe_init(work, ctx, pkt, target, conf, is_direct);
+	if (addr_is_zero(&work->flow.source))
+		return XDP_DROP;
+	*reason = probe_begin(work, pkt);
+	if (*reason != REASON_FORWARDED)
+		return XDP_DROP;
+	return is_direct ? probe_send_direct(ctx, pkt, service, conf, target, work) :
+			   send(ctx, pkt, conf, &work->flow, target->ifindex, target->dst_mac,
+				target->src_mac);
+}
+
+/* What becomes of a packet that came in by settings.probe_ifindex. */
+static __always_inline int probe_packet(struct xdp_md *ctx)
+{
+	struct settings *conf = settings_get();
+	enum reason reason = REASON_TTL_EXPIRED;
+	struct packet pkt = {};
+	struct service *service;
+	int result = XDP_DROP;
+
+	if (!conf || ingress_ifindex(ctx) != conf->probe_ifindex || packet_dissect_any(ctx, &pkt))
+		return XDP_DROP;
+	if (pkt.kind == PACKET_LATER || pkt.kind == PACKET_ERROR || pkt.is_first)
+		return XDP_DROP;
+	service = service_of_port(&pkt, conf);
+	if (!service)
+		service = service_of_address(&pkt, conf);
+	if (!service)
+		return XDP_DROP;
+	pkt.hash = flow_hash(&pkt.tuple, conf);
+	if (pkt.ttl > 1)
+		result = probe_forward(ctx, &pkt, service, conf, &reason);
+	if (reason == REASON_FORWARDED)
+		return direct_finish(ctx, &pkt, conf, result);
+	finish(ctx, &pkt, conf, PROBES, reason);
+	return XDP_DROP;
+}
+
+#endif
