@@ -105,7 +105,7 @@ test-ring: need-root deps all ## 2,000 busy connections through every change of 
 test-flood: need-root deps all ## a million SYNs of distinct sources (`make test`: 100,000)
 	@FLOOD=1000000 tests/run tests/test_flood.py
 
-test-passive: need-root deps all ## a backend falls silent under 500 new connections a second, for half a minute (`make test`: 5 s)
+test-passive: need-root deps all ## a backend falls silent under 500 new connections a second, for half a minute (`make test`: 3 s)
 	@LASTING=30 tests/run tests/passive.bats
 
 test-random: need-root deps all ## run two million random packets (`make test`: 60,000)

@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""arrivals.py ADDRESS PORT RATE SECONDS PATIENCE: as many new connections to an HTTP server each second, whatever becomes of
-those before, each for one request. Of each it prints a line: when it began (seconds since 1970), how long it took to
+"""arrivals.py ADDRESS PORT RATE PATIENCE: as many new connections to an HTTP server each second, whatever becomes of those
+before, each for one request; until SIGTERM, after which it begins no more. Of each it prints a line: when it began (seconds since 1970), how long it took to
 connect, how often its SYN was sent again, and `ok`, or what went wrong; `late` if it took longer than PATIENCE.
 """
 import heapq
 import resource
 import selectors
+import signal
 import socket
 import struct
 import sys
@@ -56,19 +57,20 @@ class Connection:
         self.socket.close()
 
 
-def arrive(address, rate, seconds, patience):
+def arrive(address, rate, patience):
     """Prints as above."""
-    selector, alive, oldest = selectors.DefaultSelector(), set(), []
-    start, begun, count = time.monotonic(), 0, int(rate * seconds)
-    while begun < count or alive:
+    selector, alive, oldest, told = selectors.DefaultSelector(), set(), [], []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    start, begun = time.monotonic(), 0
+    while not told or alive:
         now = time.monotonic()
-        while begun < count and start + begun / rate <= now:
+        while not told and start + begun / rate <= now:
             connection = Connection(address)
             selector.register(connection.socket, selectors.EVENT_WRITE, connection)
             alive.add(connection)
             heapq.heappush(oldest, connection)
             begun += 1
-        for key, _ in selector.select(max(0, start + begun / rate - now) if begun < count else 0.1):
+        for key, _ in selector.select(max(0, start + begun / rate - now) if not told else 0.1):
             connection, was = key.data, key.data.connected
             result = connection.go_on()
             if result:
@@ -88,7 +90,7 @@ def finish(selector, alive, connection, result):
 
 
 def main():
-    if len(sys.argv) != 6:
+    if len(sys.argv) != 5:
         sys.exit(__doc__)
     sys.stdout.reconfigure(line_buffering=True)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
