@@ -82,9 +82,15 @@ plan_carry_out() {
 		i=$((i + 1))
 	done
 	((${#neighbours[@]} == 0)) || neighbours_manage "${neighbours[@]}"
-	((${#changed[@]} == 0)) || { maps_flush && printf '%s\n' "${changed[@]}"; }
-	for i in "${warnings[@]}"; do warn "$i"; done
+	plan_tell
 	((failed == 0)) || exit 1
+}
+
+# What plan_carry_out() has done, and what will not carry traffic.
+plan_tell() {
+	local text
+	((${#changed[@]} == 0)) || printf '%s\n' "${changed[@]}"
+	for text in "${warnings[@]}"; do warn "$text"; done
 }
 
 # batch_parallel GROUP LINE...: eight at once, as the kernel waits after each change of a map of maps until no program uses what

@@ -26,6 +26,13 @@ setup() {
 		snat 10.0.0.31
 		service dns udp 10.0.0.21:53 quic 4 quic-offset 2 noaddress
 		backend 10.0.0.3 service dns quic-id 12345678
+		service near tcp 10.0.0.23:80 quorum 2 slowstart 30 failclosed passive
+		check near http interval 1 path /healthz
+		on up near logger 'near is' $LB_STATE
+		on down near logger down
+		on change near logger change
+		backend 10.0.0.2 service near backup mtu 1400
+		backend 10.0.0.3 service near
 		service tun tcp [2001:db8::22]:80 mode gue gue-port 7000 spread 2001:db8:9::/64
 		backend 10.0.0.2 service tun mtu 1400
 		service web tcp 10.0.0.20:80 mode dnat hash source track always ring 1021 dev veth6
@@ -147,6 +154,6 @@ both_statuses() {
 	run -0 lb -j diff /dev/null
 	[[ $(jq -c . <<<"$output") == '{"same":true,"remove":[],"add":[]}' ]]
 	run -1 lb -j diff "$CONF"
-	[[ $(jq '.remove == [] and (.add | length) == 14' <<<"$output") == true ]]
+	[[ $(jq '.remove == [] and (.add | length) == 21' <<<"$output") == true ]]
 	lb apply "$CONF" now force 2>/dev/null
 }
