@@ -56,7 +56,7 @@ watch_begin() {
 }
 
 watch_end() {
-	rm -rf "$WORK"
+	rm -rf "$WORK" 2>/dev/null || rm -rf "$WORK" # something was being put there
 	[[ -z $WAY_MADE ]] || probe_end
 }
 

@@ -104,7 +104,7 @@ remove_lab() {
 	for ns in "/run/netns/$PREFIX"* "/run/netns/xdp_lb-$PREFIX"*; do
 		[[ ! -e $ns ]] || ip netns del "${ns##*/}"
 	done
-	rm -rf "/sys/fs/bpf/xdp_lb/$PREFIX"*
+	rm -rf "/sys/fs/bpf/xdp_lb/$PREFIX"* "/run/xdp-lb-watch-$PREFIX"*
 	# Under the lock of lb.sh, which may be about to make a directory in it.
 	flock /sys/fs/bpf rmdir /sys/fs/bpf/xdp_lb 2>/dev/null || true
 }
