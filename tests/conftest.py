@@ -51,6 +51,7 @@ def fixture_balancer():
             pytest.skip(f"the tool '{tool}' is missing")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended so, we clean up as after ^C
     with Balancer(f"t{os.getpid()}") as balancer:
+        balancer.lb("timeout", "echo", "60")  # of 5 s, a slow machine may need them to look at counters
         for family in (4, 6):
             furnish(balancer, family)
         yield balancer
