@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """arrivals.py ADDRESS PORT RATE PATIENCE: as many new connections to an HTTP server each second, whatever becomes of those
 before, each for one request; until SIGTERM, after which it begins no more. Of each it prints a line: when it began (seconds since 1970), how long it took to
-connect, how often its SYN was sent again, and `ok`, or what went wrong; `late` if it took longer than PATIENCE.
+connect (-1: it never was), how often its SYN was sent again, and `ok`, or what went wrong; `late` if it took longer than PATIENCE.
 """
 import heapq
 import resource
@@ -36,7 +36,8 @@ class Connection:
                 error = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error:
                     return socket.errno.errorcode.get(error, str(error))
-                self.note()
+                self.connected = time.time()
+                self.count_again()
                 self.socket.send(REQUEST)
                 return None
             octets = self.socket.recv(4096)
@@ -45,14 +46,13 @@ class Connection:
         self.answer += octets
         return None if octets else "ok" if b" 200 " in self.answer else "cut"
 
-    def note(self):
-        self.connected = time.time()
+    def count_again(self):
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TOTAL_RETRANS.size)
         [self.again] = TOTAL_RETRANS.unpack(info)
 
     def end(self, result):
         if self.connected is None and result == "late":
-            self.note()
+            self.count_again()
         print(f"{self.began:.3f} {self.connected - self.began if self.connected else -1:.3f} {self.again} {result}")
         self.socket.close()
 

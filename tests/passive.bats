@@ -58,11 +58,20 @@ arrivals_came() { # COUNT
 	(($(wc -l <"$ARRIVALS") >= $1))
 }
 
-# Cuts the victim's link once connections come, and sets CUT to when that was.
+# Cuts the victim's link once connections come, and sets CUT to when that was, and DROPPED.
 cut_link() {
 	await 30 arrivals_came 200
-	CUT=$(date +%s.%N)
+	DROPPED=$(dropped)
 	on "$VICTIM" ip link set dev veth0 down
+	CUT=$(date +%s.%N)
+}
+
+# Packets that the lab's links have dropped, as nobody took them out of a queue in time: a machine that has much else to
+# do loses SYNs so.
+dropped() {
+	local host
+	for host in sw lb h1 "${HOSTS[@]}"; do on "$host" ip -s -j link; done |
+		jq -s --arg victim "to-$VICTIM" '[.[][] | select(.ifname != $victim) | .stats64.tx.dropped] | add'
 }
 
 # How many there were of them: begun so long after the cut at least, for which the condition holds.
@@ -73,6 +82,11 @@ arrivals_with() { # SECONDS CONDITION
 # From the cut on.
 seconds_of_arrivals() {
 	awk -v cut="$CUT" '$1 - cut > last { last = $1 - cut } END { print int(last + 1) }' "$ARRIVALS"
+}
+
+# For who reads of a failure: seconds after the cut, how often the SYN was sent again, what came of it.
+out_of_the_ordinary() {
+	awk -v cut="$CUT" '$3 || $4 != "ok" { print int($1 - cut), $3, $4 }' "$ARRIVALS" | sort -n | uniq -c
 }
 
 silent() { # BACKEND
@@ -87,7 +101,7 @@ talks() { # BACKEND
 @test "with passive every connection succeeds, and after a second none but one a second has to ask again" {
 	local victim
 	victim=$(address_of "$VICTIM" 4)
-	arrive 10.0.0.20 60
+	arrive 10.0.0.20 20
 	cut_link
 	await 30 silent "$victim"
 	run -0 lb status
@@ -95,14 +109,16 @@ talks() { # BACKEND
 	end_arrivals "$LASTING"
 
 	echo "# of $(arrivals_with -1000 1) connections $(arrivals_with 0 '$3') were asked for again, $(arrivals_with 1 '$3') of the $(arrivals_with 1 1) that began a second after the cut" >&3
-	(($(arrivals_with -1000 '$4 != "ok"') == 0))
+	out_of_the_ordinary
+	# Who was connected to the victim already has no SYN to send again.
+	(($(arrivals_with -1000 '$4 != "ok" && ($2 < 0 || $1 + $2 > cut)') == 0))
 	(($(arrivals_with 0 '$3') > 0))
 	(($(arrivals_with 1 1) > RATE))
-	(($(arrivals_with 1 '$3') <= $(seconds_of_arrivals))) # those that find out
+	(($(arrivals_with 1 '$3') <= $(seconds_of_arrivals) + $(dropped) - DROPPED)) # those that find out
 
 	# Back again, it gets its share without anybody's doing.
 	on "$VICTIM" ip link set dev veth0 up
-	arrive 10.0.0.20 60
+	arrive 10.0.0.20 20
 	await 30 talks "$victim"
 	end_arrivals 0
 	(($(arrivals_with 0 '$4 != "ok"') == 0))
