@@ -11,9 +11,11 @@ declare -A LAST_WHY
 HOOK_SECONDS=30
 
 # After the list was read. What `up` and `down` do follows from what the service is and what they were told last, so one that
-# was killed on its way is run again.
+# was killed on its way is run again. While `health` is being told something, the list may know what we have not heard yet, which is why
+# a service changed; there will be another list then.
 watch_hooks() {
 	local id
+	[[ -z $REPORT ]] || return 0
 	for id in "${!SERVICE[@]}"; do
 		[[ -n ${HOOKING[$id]:-} ]] || watch_hook "$id"
 	done
