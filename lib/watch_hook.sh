@@ -47,6 +47,7 @@ watch_hook_run() { # ID EVENT
 			timeout -k 1 "$HOOK_SECONDS" sh -c "${HOOK["$1:$2"]}" </dev/null >&2 {SAY}>&- || status=$?
 	fi
 	((status == 0)) || warn "hook $2 of $name: exit status $status"
+	kill -0 $$ 2>/dev/null || exit 0 # who came after the watcher may have told them something else
 	[[ $2 == change ]] || "$SELF" -i "$INSTANCE" health told "$name" "$state" </dev/null >/dev/null || told=$?
 	echo "hook $1 $told" >&"$SAY"
 }
