@@ -11,9 +11,11 @@ declare -A LAST_WHY
 HOOK_SECONDS=30
 
 # After the list was read. What `up` and `down` do follows from what the service is and what they were told last, so one that
-# was killed on its way is run again.
+# was killed on its way is run again. While `health` is being told something, the list may know what we have not heard yet, which is why
+# a service changed; there will be another list then.
 watch_hooks() {
 	local id
+	[[ -z $REPORT ]] || return 0
 	for id in "${!SERVICE[@]}"; do
 		[[ -n ${HOOKING[$id]:-} ]] || watch_hook "$id"
 	done
@@ -45,6 +47,7 @@ watch_hook_run() { # ID EVENT
 			timeout -k 1 "$HOOK_SECONDS" sh -c "${HOOK["$1:$2"]}" </dev/null >&2 {SAY}>&- || status=$?
 	fi
 	((status == 0)) || warn "hook $2 of $name: exit status $status"
+	kill -0 $$ 2>/dev/null || exit 0 # who came after the watcher may have told them something else
 	[[ $2 == change ]] || "$SELF" -i "$INSTANCE" health told "$name" "$state" </dev/null >/dev/null || told=$?
 	echo "hook $1 $told" >&"$SAY"
 }
