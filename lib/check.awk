@@ -8,7 +8,7 @@ BEGIN {
 	for (i = 1; i <= 5; i++)
 		check_of[check_name[i]] = CHECK_KINDS
 	check_of["port"] = "tcp http https dns exec"
-	check_of["to"] = "icmp tcp http https dns"
+	check_of["to"] = CHECK_KINDS
 	check_of["method"] = check_of["path"] = check_of["host"] = "http https"
 	check_of["status"] = check_of["text"] = "http https dns"
 	check_of["sni"] = check_of["ca"] = check_of["insecure"] = "https"
@@ -57,10 +57,12 @@ function parse_check(n, word, first,    i, name) {
 		if (!check_is_right(name, check[name]))
 			return 0
 	}
-	if (check["kind"] == "exec" && check["run"] == "")
+	if (check["kind"] == "exec" && !("run" in check))
 		return misuse("a check by exec needs a command: check " word[first - 1] " exec run /usr/local/bin/is-well")
-	if (check["kind"] == "dns" && check["name"] == "")
+	if (check["kind"] == "dns" && !("name" in check))
 		return misuse("a check by dns needs a name to ask for: check " word[first - 1] " dns name example.org")
+	if (("text" in check) && ("method" in check) && check["method"] == "HEAD")
+		return misuse("what HEAD is answered with has no text: method GET")
 	CHECK = check_canonical()
 	if (length(CHECK) > 255)
 		return misuse("this check has " length(CHECK) " letters, and 255 is the most it can have: a shorter command, or a script")
@@ -88,6 +90,8 @@ function words_from(i, n, word,    text) {
 
 # It is put into a map as it stands, and into the words of a line.
 function is_plain(text) {
+	if (text ~ /  / || text ~ /^ | $/)
+		return misuse("'" text "' has blanks that cannot be kept; a script may have them")
 	if (text ~ /[^ -~]/ || text ~ /["\\]/)
 		return misuse("'" text "' has a letter that cannot be kept: \", \\ and what is not ASCII; a script may have it")
 	if (text ~ /(^| )#/)
@@ -100,6 +104,8 @@ function check_is_right(name, value) {
 		return misuse("'" name "' needs a word after it")
 	if (!is_plain(value))
 		return 0
+	if (name != "run" && value ~ / /)
+		return misuse("'" value "' has a blank, and is to be one word")
 	if (name ~ /^(interval|timeout)$/ && (value !~ /^[0-9]+(\.[0-9][0-9]?[0-9]?)?$/ || value + 0 < 0.05 || value + 0 > 3600))
 		return misuse("'" value "' is no time: 0.05 to 3600 seconds are")
 	if (name ~ /^(rise|fall)$/ && !is_number(value, 1, 100))
@@ -114,8 +120,8 @@ function check_is_right(name, value) {
 		return misuse("'" value "' is not a method for checks: GET and HEAD are")
 	if (name ~ /^(path|ca)$/ && value !~ /^\//)
 		return misuse("'" value "' is no path: it begins with /")
-	if (name ~ /^(host|sni|name)$/ && value ~ /[^A-Za-z0-9._:-]/)
-		return misuse("'" value "' is not a name: letters, digits, and any of ._:- make one")
+	if (name ~ /^(host|sni|name)$/ && value ~ (name == "host" ? "[^][A-Za-z0-9._:-]" : "[^A-Za-z0-9._-]"))
+		return misuse("'" value "' is not a name: letters, digits, and any of ._- make one")
 	if (name == "type" && value !~ /^[A-Z][A-Z0-9]*$/)
 		return misuse("'" value "' is not a type of records: A, AAAA, SOA, and so on are")
 	if (name == "status" && !is_status(check["kind"], value))
@@ -174,15 +180,33 @@ function check_timeout_fits() {
 }
 
 # Can the service's members be checked so?
-function check_fits(key,    name, is_direct, port) {
+function check_fits(key,    name) {
 	name = service["new", key, "name"]
-	is_direct = service["new", key, "mode"] ~ /^(dsr|ipip|gue)$/
-	if (check["to"] == "vip" && !is_direct)
+	if (check["to"] == "vip" && service["new", key, "mode"] !~ /^(dsr|ipip|gue)$/)
 		return refuse("service '" name "' is in mode " service["new", key, "mode"] ", where backends do not have its address: to address")
-	port = check["port"] != "" ? check["port"] : service["new", key, "port"]
-	if (!port && check["kind"] !~ /^(icmp|exec)$/)
+	if (check["to"] == "vip" && !check_is_of_service("new", key))
+		return refuse("a check by " check["kind"] (check["port"] == "" ? "" : " of port " check["port"]) " cannot go to the VIP as packets of service '" \
+			name "' do, which is " key ": to address")
+	if (check["port"] == "" && !service["new", key, "port"] && check["kind"] !~ /^(icmp|exec)$/)
 		return refuse("service '" name "' has every port, so a check of it needs one: port 80")
 	return 1
+}
+
+# Are its probes packets of the service?
+function check_is_of_service(m, key,    protocol) {
+	protocol = service[m, key, "protocol"]
+	if (check["kind"] == "exec")
+		return 1 # who knows
+	if (check["kind"] != "icmp" && check["port"] != "" && service[m, key, "port"] && check["port"] != service[m, key, "port"])
+		return 0
+	return protocol == (check["kind"] == "icmp" ? "icmp" : check["kind"] == "dns" ? "udp" : "tcp")
+}
+
+# What is checked, where its line does not say it: the VIP, by the way of clients' packets, where that can be.
+function check_to(m, key) {
+	if (check["to"] != "")
+		return check["to"]
+	return service[m, key, "mode"] ~ /^(dsr|ipip|gue)$/ && check["kind"] != "exec" && check_is_of_service(m, key) ? "vip" : "address"
 }
 
 # --- on EVENT SERVICE COMMAND, on EVENT SERVICE none ---

@@ -92,8 +92,8 @@ function parse_endpoint(text,    address, port, has_port) {
 function parse_name(name) {
 	if (name !~ /^[A-Za-z0-9_][A-Za-z0-9_:.-]*$/ || length(name) > 47)
 		return misuse("'" name "' is no name for a service: up to 47 letters, digits, and any of _:.- make one")
-	if (name == "none")
-		return misuse("'none' is no name for a service: it says that there is none")
+	if (name ~ /^(none|told)$/)
+		return misuse("'" name "' is no name for a service: it is a word of commands")
 	return 1
 }
 

@@ -156,9 +156,8 @@ function print_health(    i, key) {
 function print_check(key,    n, word, i, name, line, endpoint) {
 	n = split(service["is", key, "check"], word, " ")
 	if (!parse_check(n, word, 1))
-		return
-	if (check["to"] == "")
-		check["to"] = service["is", key, "mode"] ~ /^(dsr|ipip|gue)$/ ? "vip" : "address"
+		return check_is_unknown(key)
+	check["to"] = check_to("is", key)
 	line = "check " id["is", key] " " service["is", key, "name"] " " check["kind"] " " check["to"]
 	for (i = 1; i <= check_names; i++) {
 		name = check_name[i]
@@ -168,10 +167,16 @@ function print_check(key,    n, word, i, name, line, endpoint) {
 	print line
 	for (i = 1; i <= member_count["is", key]; i++) {
 		endpoint = member_name["is", key, i]
-		if (is_wanted("is", key, endpoint) && member_was(key, endpoint))
+		if (is_wanted("is", key, endpoint) && member_was(key, endpoint) && !(check["to"] == "vip" && backend["is", endpoint, "state"] == "down"))
 			print "member " id["is", key] " " id["is", endpoint] " " endpoint " " backend["is", endpoint, "address"] " " \
 				check_port(key, endpoint) " " service["is", key, "vip"] " " was[6] " " backend["is", endpoint, "state"]
 	}
+}
+
+# Another version may have written it.
+function check_is_unknown(key) {
+	complain(0, "so the check of service '" service["is", key, "name"] "' is not done")
+	STATUS = 0
 }
 
 function check_port(key, endpoint) {

@@ -694,7 +694,7 @@ function emit_members(    i, j, key, endpoint, row, wanted, w, ids) {
 			some_leave = some_leave || member_state["new", key, endpoint] == "leaving"
 			split(member_row[row], w, " ")
 			wanted = member_words(key, endpoint, w)
-			if ((w[5] > 0 || is_sweep) && health[key, endpoint] == "down" && !share[key, endpoint])
+			if ((w[5] > 0 || w[6] != "down" || w[3] == "stale" || is_sweep) && health[key, endpoint] == "down" && !share[key, endpoint])
 				any_gone = 1 # in part
 			if (wanted != member_row[row])
 				write_member(row, wanted)

@@ -76,6 +76,7 @@ maps() {
 		service needs a name, a protocol and an address | service a tcp
 		service needs a name, a protocol and an address | service del web
 		'a/b' is no name for a service | service a/b tcp 10.0.0.21:80
+		'told' is no name for a service | service told tcp 10.0.0.21:80
 		'none' is no name for a service | service none tcp 10.0.0.21:80
 		'sctp' is not a protocol: tcp, udp and icmp are | service a sctp 10.0.0.21:80
 		'10.0.0.256:80' is not an address | service a tcp 10.0.0.256:80

@@ -364,6 +364,9 @@ WRONG = {
     "a time": (("check", "{service}", "tcp", "interval", "0.001"), 2, "'0.001' is no time"),
     "a timeout": (("check", "{service}", "tcp", "timeout", "3"), 2, "timeout 3 is longer than the interval of 2 seconds"),
     "a status": (("check", "{service}", "http", "status", "20"), 2, "'20' is no status: 200, or 200-399"),
+    "a blank": (("check", "{service}", "http", "text", "foo bar"), 2, "'foo bar' has a blank, and is to be one word"),
+    "blanks": (("on", "up", "{service}", "echo  x"), 2, "has blanks that cannot be kept"),
+    "text of HEAD": (("check", "{service}", "http", "method", "HEAD", "text", "x"), 2, "has no text: method GET"),
     "a letter": (("check", "{service}", "exec", "run", 'a"b'), 2, "has a letter that cannot be kept"),
     "no name": (("check", "{service}", "dns"), 2, "needs a name to ask for"),
     "the VIP": (("check", "{service}", "tcp", "to", "vip"), 1, "to address"),
@@ -374,6 +377,34 @@ WRONG = {
     "a slow start": (("service", "x", "tcp", "10.0.0.99:1", "slowstart", "1.5"), 2, "'1.5' is not a time to start in"),
     "passive and udp": (("service", "x", "udp", "10.0.0.99:1", "passive"), 2, "passive is for tcp services in mode nat"),
 }
+
+
+def test_what_is_checked_in_modes_whose_backends_have_the_vip(lab):
+    """The VIP, if probes are packets of the service; and not who is declared down, whom no packet reaches."""
+    lab.lb("service", "far", "tcp", "10.0.0.99:80", "mode", "dsr", "noaddress")
+    for backend in BACKENDS:
+        lab.lb("backend", backend.ip(4), "service", "far")
+
+    def listed(*words):
+        lab.lb("check", "far", *words)
+        lines = [line.split() for line in lab.lb("health").splitlines()]
+        [check] = [line for line in lines if line[0] == "check" and line[2] == "far"]
+        return check[4], [line[3] for line in lines if line[0] == "member" and line[1] == check[1]]
+
+    both = [backend.ip(4) for backend in BACKENDS]
+    try:
+        assert listed("tcp") == listed("http", "port", "80") == ("vip", both)
+        assert listed("icmp") == listed("tcp", "port", "81") == listed("dns", "name", "x") == ("address", both)
+        assert listed("exec", "run", "true") == listed("tcp", "to", "address") == ("address", both)
+        assert listed("exec", "to", "vip", "run", "true") == ("vip", both)
+        said = lab.lb("check", "far", "icmp", "to", "vip", status=1)
+        assert "cannot go to the VIP as packets of service 'far' do, which is tcp 10.0.0.99:80: to address" in said
+        lab.lb("check", "far", "tcp")
+        lab.lb("backend", "down", both[0])
+        assert listed("tcp") == ("vip", both[1:]) and listed("tcp", "to", "address") == ("address", both)
+    finally:
+        lab.lb("backend", "up", both[0])
+        lab.lb("service", "del", "far")
 
 
 def test_what_is_wrong_is_said_and_changes_nothing(lab):
