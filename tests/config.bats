@@ -67,7 +67,7 @@ maps() {
 		run -2 --separate-stderr "$TOP/lb.sh" check "$CONF"
 		[[ $stderr == "lb.sh: $CONF:4: "*"$text"* ]]
 	done <<-'EOF'
-		'up' begins no line of a configuration: service, backend, snat, timeout, seed and include do | up veth6
+		'up' begins no line of a configuration: service, check, on, backend, snat, timeout, seed and include do | up veth6
 		'sevice' begins no line of a configuration | sevice a tcp 10.0.0.21:80
 		'down' begins no line | down
 		'Service' begins no line | Service a tcp 10.0.0.21:80
@@ -114,7 +114,7 @@ maps() {
 		'224.0.0.1' cannot be used | backend 224.0.0.1 service web
 		no service 'wbe'; there are: web dns | backend 10.0.0.3 service wbe
 		'65536' is not a weight: a number from 0 to 65535 is | backend 10.0.0.3 service web weight 65536
-		'weight' needs a word after it: service NAME, weight N, quic-id HEX or mtu N | backend 10.0.0.3 service web weight
+		'weight' needs a word after it: service NAME, weight N, backup, quic-id HEX or mtu N | backend 10.0.0.3 service web weight
 		'wieght' is not understood here | backend 10.0.0.3 wieght 3
 		'68' is not an MTU: a number from 576 on is | backend 10.0.0.3 service web mtu 68
 		2001:db8::2 is IPv6, but service 'web' has the IPv4 address 10.0.0.20 | backend 2001:db8::2 service web
