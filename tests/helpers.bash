@@ -145,17 +145,17 @@ output_has() { # TEXT...
 # bpftool's, each line is a change.
 make_tools() {
 	local tool
-	export CHANGES=$BATS_TEST_TMPDIR/changes TOOLS=$BATS_TEST_TMPDIR/tools
+	export TOOLS_LOG=$BATS_TEST_TMPDIR/changes TOOLS=$BATS_TEST_TMPDIR/tools
 	mkdir "$TOOLS"
-	: >"$CHANGES"
+	: >"$TOOLS_LOG"
 	cat >"$TOOLS/rm" <<-'EOF'
 		#!/bin/bash
 		shopt -s extglob
 		PATH=${PATH#"$TOOLS:"}
 		note() { # WORDS...
 			local -a changes
-			echo "${0##*/} $*" >>"$CHANGES"
-			mapfile -t changes <"$CHANGES"
+			echo "${0##*/} $*" >>"$TOOLS_LOG"
+			mapfile -t changes <"$TOOLS_LOG"
 			((${#changes[@]} == KILL_AFTER))
 		}
 		die() {

@@ -102,11 +102,11 @@ ring_backends() { # SERVICE_ID
 rehearse() {
 	local i start
 	for i in "${!STEPS[@]}"; do
-		: >"$CHANGES"
+		: >"$TOOLS_LOG"
 		start=${EPOCHREALTIME/[.,]/}
 		# shellcheck disable=SC2086 # words
 		PATH=$TOOLS:$PATH lb ${STEPS[i]}
-		USUAL[i]=$(((${EPOCHREALTIME/[.,]/} - start) / 1000)) COUNT[i]=$(wc -l <"$CHANGES")
+		USUAL[i]=$(((${EPOCHREALTIME/[.,]/} - start) / 1000)) COUNT[i]=$(wc -l <"$TOOLS_LOG")
 		state >"$BATS_TEST_TMPDIR/state$i"
 		((i > 0)) || names >"$BATS_TEST_TMPDIR/names"
 	done
@@ -135,10 +135,10 @@ kill_step() { # STEP
 }
 
 kill_after_change() { # STEP WHAT CHANGE
-	: >"$CHANGES"
+	: >"$TOOLS_LOG"
 	start_step "$1" env KILL_AFTER="$3" KILL_WHAT="$2" PATH="$TOOLS:$PATH"
 	wait_for_step
-	echo "'${STEPS[$1]}' killed ($2) after change $3 of ${COUNT[$1]}: status $STATUS: $(tail -n 1 "$CHANGES")"
+	echo "'${STEPS[$1]}' killed ($2) after change $3 of ${COUNT[$1]}: status $STATUS: $(tail -n 1 "$TOOLS_LOG")"
 }
 
 kill_after_time() { # STEP WHAT MILLISECONDS

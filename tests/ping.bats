@@ -612,7 +612,7 @@ second_device() {
 	lb service quic udp 10.0.0.20:443 mode dnat quic 2
 	# Killed one change later each time, until it is done.
 	while ((ended == 137)); do
-		: >"$CHANGES"
+		: >"$TOOLS_LOG"
 		ended=0 after=$((after + 1))
 		KILL_AFTER=$after KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" \
 			backend 10.0.0.3 service quic quic-id 0a0b &>/dev/null || ended=$?
@@ -626,9 +626,9 @@ second_device() {
 # The changes that a command makes; it is undone by `down`.
 changes_of() { # WORDS...
 	PATH=$TOOLS:$PATH KILL_AFTER=0 KILL_WHAT=0 setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" "$@" &>/dev/null
-	cat "$CHANGES"
+	cat "$TOOLS_LOG"
 	lb down
-	: >"$CHANGES"
+	: >"$TOOLS_LOG"
 }
 
 @test "a host that keeps all ports for itself still gets identifiers" {

@@ -219,7 +219,7 @@ nothing_is_made() {
 	serve_http h2 80
 	serve_http h3 80
 	make_tools
-	while : >"$CHANGES" && ! KILL_AFTER=$((killed + 1)) KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w bash -c \
+	while : >"$TOOLS_LOG" && ! KILL_AFTER=$((killed + 1)) KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w bash -c \
 		"$(declare -f on within); TOP=$TOP within probe_begin" &>/dev/null; do
 		killed=$((killed + 1))
 	done

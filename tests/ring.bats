@@ -53,7 +53,7 @@ member_state() { # SERVICE BACKEND
 change() { # WORDS...
 	local status=0
 	if [[ -n $KILLED ]]; then
-		: >"$CHANGES"
+		: >"$TOOLS_LOG"
 		KILL_AFTER=$KILLED KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" "$@" &>/dev/null || status=$?
 		((status != 137)) || KILLS=$((KILLS + 1))
 		echo "'$*' after change $KILLED: status $status"
@@ -164,7 +164,7 @@ random_file() {
 	begin_talk 10.0.0.30 "${CONNECTIONS:-300}"
 	for ((i = 0; i < ${APPLIES:-12}; i++)); do
 		random_file dnat "${s[@]}" >"$conf"
-		: >"$CHANGES"
+		: >"$TOOLS_LOG"
 		status=0
 		KILL_AFTER=$((RANDOM % 20 + 1)) KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" apply "$conf" &>/dev/null || status=$?
 		((status != 137)) || KILLS=$((KILLS + 1))

@@ -147,12 +147,12 @@ received() {
 }
 
 # An upgrade that is killed after so many of its changes, with all its children; 0: not at all. Sets COUNT, of the changes.
-upgrade_and_kill() { # CHANGES OBJECT
+upgrade_and_kill() { # TOOLS_LOG OBJECT
 	local status=0
-	: >"$CHANGES"
+	: >"$TOOLS_LOG"
 	KILL_AFTER=$1 KILL_WHAT=0 PATH=$TOOLS:$PATH setsid -w "$TOP/lb.sh" -n "${PREFIX}lb" upgrade "$2" &>/dev/null || status=$?
 	((status == ($1 ? 137 : 0)))
-	COUNT=$(wc -l <"$CHANGES")
+	COUNT=$(wc -l <"$TOOLS_LOG")
 }
 
 # upgrade_killed SERVICE VIP: with connections that carry data, and some that begin, all the time. By turns at one of the last
