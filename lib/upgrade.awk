@@ -222,9 +222,9 @@ function compare_enumerators(    name) {
 		if (!sub(/^old:/, "", name) || name ~ /_(COUNT|REASONS)$/)
 			continue
 		if (("new:" name) in enumerator) {
-			if (name ~ /^(BACKEND|DECAP|FLOW|HASH|MEMBER|MODE|REASON|RING|SERVICE|TARGET|TRACK)_/ && enumerator["old:" name] != enumerator["new:" name])
+			if (name ~ /^(BACKEND|DECAP|FALLBACK|FLOW|HASH|HEALTH|MEMBER|MODE|REASON|RING|SERVICE|TARGET|TRACK)_/ && enumerator["old:" name] != enumerator["new:" name])
 				refuse(name " was " enumerator["old:" name] " and is " enumerator["new:" name])
-		} else if (name ~ /^(BACKEND|FLOW|HASH|MEMBER|MODE|RING|SERVICE|TARGET|TRACK)_/)
+		} else if (name ~ /^(BACKEND|FALLBACK|FLOW|HASH|HEALTH|MEMBER|MODE|RING|SERVICE|TARGET|TRACK)_/)
 			refuse("the new object knows no " name)
 	}
 }

@@ -214,6 +214,7 @@ upgrade_killed() {
 	changed smaller 's/^#define MAX_FLOWS .*/#define MAX_FLOWS 64/'
 	changed fewer 's/^#define MAX_BACKENDS .*/#define MAX_BACKENDS 255/'
 	changed states 's/^	FLOW_RESET = 8,/\tFLOW_RESET = 16,/'
+	changed healths 's/^	HEALTH_DOWN = 2,/\tHEALTH_DOWN = 3,/; s/^	FALLBACK_CLOSED = 2,/\tFALLBACK_CLOSED = 3,/'
 	changed narrower 's/^	__u32 weight;/\t__u16 weight;/'
 	ids >"$BATS_TEST_TMPDIR/before"
 	run -1 lb upgrade "$(object slots)"
@@ -226,6 +227,8 @@ upgrade_killed() {
 	output_has 'flows: the new object has no room for all that is in it'
 	run -1 lb upgrade "$(object states)"
 	output_has 'FLOW_RESET was 8 and is 16'
+	run -1 lb upgrade "$(object healths)"
+	output_has 'HEALTH_DOWN was 2 and is 3' 'FALLBACK_CLOSED was 2 and is 3'
 	run -1 lb upgrade "$(object fewer)"
 	output_has 'targets: the new object has room for 256 rows, and there are 65535'
 	run -1 lb upgrade "$(object narrower)"
