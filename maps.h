@@ -180,7 +180,8 @@ struct {
 } backends SEC(".maps");
 
 /*
- * members: which backends a service has. Written by lb.sh; the control programs write `slots` and `flows`.
+ * members: which backends a service has. Written by lb.sh; the control programs write `slots`, `flows` and `silent_for`, the
+ * datapath what it sees of SYNs.
  */
 enum member_state {
 	MEMBER_ACTIVE = 0,
@@ -220,6 +221,11 @@ struct member {
 	__u32 health_since; /* and its health */
 	__u32 rising; /* when it came back, while its share is to grow by steps; else 0 */
 	char why[WHY_SIZE]; /* it is up or down, as who checked it says */
+	/* Of a service in mode nat, written by SYNs and their answers; by lb.sh with zeros, whatever it changes. */
+	__u64 asked; /* jiffies at the first SYN since the last one that was answered, but by a reset */
+	__u64 probed; /* jiffies, when a connection was last sent to find out whether it is still silent */
+	__u32 unanswered; /* SYNs since `asked`, of which no more are counted than make it silent */
+	__u32 silent_for; /* seconds since `asked`, at least 1, as the control program flows_count found it; 0: it is not */
 };
 
 struct {
@@ -445,12 +451,6 @@ struct target {
 	__u64 exhausted; /* jiffies, when one found none; 0: never */
 	__u64 path_checked; /* jiffies, when somebody on the way last said that a packet was too big */
 	__u32 path_mtu; /* and what would not be */
-	/* In mode nat. Written by SYNs and their answers, and so at the end, away from what every packet reads. */
-	__u32 unanswered; /* SYNs since the last one that was answered, but by a reset */
-	__u64 asked; /* jiffies at the first of these */
-	__u64 probed; /* jiffies, when a connection was last sent to find out whether it is still silent */
-	__u32 silent_for; /* seconds since then, at least 1, as the control program flows_count found it; 0: it is not */
-	__u32 pad;
 };
 
 struct {
@@ -782,7 +782,8 @@ enum explain_why { /* that backend and no other */
 	WHY_SYN = 3, /* there its connection's first packet went, not long ago */
 	WHY_FLOW = 4, /* its flow is remembered */
 	WHY_QUIC = 5, /* its connection ID says so */
-	WHY_PASSIVE = 6, /* it begins its flow, and the one that it would be does not answer */
+	WHY_PASSIVE =
+		6, /* it begins its flow, or its SYN comes again, and the one that it would be does not answer */
 };
 
 enum explain_known { /* of its flow */

@@ -160,12 +160,13 @@ static __noinline long explain_find_port(struct explain_work *work, struct expla
 }
 
 /* As nat_begin(): of a packet that begins a flow, or confirms one. */
-static __always_inline enum reason
-explain_nat_begin(struct explain_work *work, struct explain_answer *answer, struct target **target)
+static __always_inline enum reason explain_nat_begin(struct xdp_md *ctx, struct explain_work *work,
+						     struct explain_answer *answer,
+						     struct target **target)
 {
 	struct nat_request *request = &work->nat.request;
 	__u32 named = request->backend;
-	enum reason reason = nat_prepare(&work->nat, &work->conf, target, true);
+	enum reason reason = nat_prepare(ctx, &work->nat, &work->conf, target, true);
 
 	answer->backend = request->backend;
 	if (request->left)
@@ -210,7 +211,7 @@ static __noinline int explain_nat(struct xdp_md *ctx, const struct packet *pkt,
 			request->backend = explain_quic(ctx, pkt, service, answer);
 			answer->why = request->backend ? WHY_QUIC : WHY_NEW;
 		}
-		reason = explain_nat_begin(work, answer, &target);
+		reason = explain_nat_begin(ctx, work, answer, &target);
 		if (reason != REASON_FORWARDED)
 			return reason;
 	}

@@ -6,21 +6,16 @@
 #include "../datapath/lifetime.h"
 #include "../datapath/passive.h"
 
-static __always_inline __u32 flows_silence(const struct target *target, const struct settings *conf)
-{
-	return passive_is_silent(target, conf) ? (jiffies() - target->asked) / conf->hz + 1 : 0;
-}
-
 static long flows_clear(void *map, const struct member_key *key, struct member *member,
 			void *unused)
 {
-	__u32 backend = key->backend;
-	struct target *target = bpf_map_lookup_elem(&targets, &backend);
 	struct settings *conf = settings_get();
 
 	member->flows = 0;
-	if (target && conf)
-		target->silent_for = flows_silence(target, conf);
+	if (conf)
+		member->silent_for = passive_is_silent(member, conf) ?
+					     (jiffies() - member->asked) / conf->hz + 1 :
+					     0;
 	return 0;
 }
 
@@ -49,7 +44,7 @@ static long flows_add(void *map, const struct flow_key *key, const struct flow *
 	return 0;
 }
 
-/* Writes them to `members`, and to `targets`. Two at once would count double. Always returns 0. */
+/* Writes them to `members`. Two at once would count double. Always returns 0. */
 SEC("syscall")
 int flows_count(void *unused)
 {

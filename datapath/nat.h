@@ -20,8 +20,7 @@
 /* A backend may have been deleted from this service, and serve others still. */
 static __always_inline bool nat_is_member(const struct nat_request *request)
 {
-	struct member_key key = { .service = request->service, .backend = request->backend };
-	struct member *member = bpf_map_lookup_elem(&members, &key);
+	struct member *member = member_get(request->service, request->backend);
 
 	return member && member->state != MEMBER_GONE;
 }
@@ -30,8 +29,9 @@ static __always_inline bool nat_is_member(const struct nat_request *request)
  * Chooses the backend, and prepares both sides of the flow but for a source port that it may lack. Returns a reason. Who
  * only asks changes nothing but `work`.
  */
-static __always_inline enum reason nat_prepare(struct nat_work *work, const struct settings *conf,
-					       struct target **to, bool only_asks)
+static __always_inline enum reason nat_prepare(struct xdp_md *ctx, struct nat_work *work,
+					       const struct settings *conf, struct target **to,
+					       bool only_asks)
 {
 	struct nat_request *request = &work->request;
 	struct target *target;
@@ -47,7 +47,7 @@ static __always_inline enum reason nat_prepare(struct nat_work *work, const stru
 		request->port = 0;
 	}
 	if (request->is_syn)
-		passive_choose(work, conf, only_asks);
+		passive_choose(ctx, work, conf, only_asks);
 	*to = target = target_get(request->backend);
 	if (!target)
 		return REASON_NO_BACKEND;
@@ -60,12 +60,23 @@ static __always_inline enum reason nat_prepare(struct nat_work *work, const stru
 	return REASON_FORWARDED;
 }
 
+/* Of a connection that goes to another backend: which, by another name, is the same, and answers under the same key? */
+static __always_inline bool nat_is_before(const struct nat_work *work)
+{
+	const struct flow_key *before = &work->before, *now = &work->reply.key;
+
+	return before->source_port == now->source_port &&
+	       before->destination_port == now->destination_port &&
+	       addr_equal(&before->source, &now->source) &&
+	       addr_equal(&before->destination, &now->destination);
+}
+
 /*
  * Chooses the backend and the source port, enters the reply's side and fills in the client's. Returns
  * an enum reason. Not static, so that the verifier looks at it once; weak, so that clang does not
  * conclude from its body what the verifier, looking at the call, cannot know.
  */
-__weak __noinline int nat_begin(void)
+__weak __noinline int nat_begin(struct xdp_md *ctx)
 {
 	struct settings *conf = settings_get();
 	struct nat_work *work = nat_work_get();
@@ -77,12 +88,10 @@ __weak __noinline int nat_begin(void)
 
 	if (!conf || !work)
 		return REASON_NO_MEMORY;
-	reason = nat_prepare(work, conf, &target, false);
+	reason = nat_prepare(ctx, work, conf, &target, false);
 	if (reason != REASON_FORWARDED)
 		return reason;
 	request = &work->request;
-	if (request->left && request->repeats) /* a late answer is for nobody */
-		bpf_map_delete_elem(&flows, &work->before);
 	reply = &work->reply;
 	flow = &work->flow;
 	reply->err = -EEXIST;
@@ -97,7 +106,9 @@ __weak __noinline int nat_begin(void)
 	if (reply->opened)
 		count_opened(request->backend);
 	if (request->is_syn)
-		passive_note_syn(request, reply, target);
+		passive_note_syn(request, reply);
+	if (request->left && request->repeats && !nat_is_before(work))
+		bpf_map_delete_elem(&flows, &work->before); /* a late answer is for nobody */
 	flow->source = reply->key.destination;
 	flow->source_port = reply->key.destination_port;
 	nat_set_deltas(flow, &request->client);
@@ -132,6 +143,20 @@ static __always_inline __u32 nat_state(const struct packet *pkt, bool is_new)
 	       (pkt->tcp_flags & TCP_RST ? FLOW_RESET : 0);
 }
 
+/* With FIN besides, or the rest in other fragments, it need not be answered. */
+static __always_inline void nat_init_syn(struct nat_request *request, struct xdp_md *ctx,
+					 const struct packet *pkt)
+{
+	__u32 end;
+
+	if (!packet_is_syn(pkt) || pkt->tcp_flags & TCP_FIN || pkt->is_first)
+		return;
+	end = pkt->l3 + packet_length(ctx, pkt);
+	request->is_syn = 1;
+	request->l4 = pkt->l4;
+	request->octets = end > pkt->l4 ? end - pkt->l4 : 0;
+}
+
 static __always_inline void nat_init_request(struct nat_request *request, struct xdp_md *ctx,
 					     const struct packet *pkt,
 					     const struct service *service,
@@ -148,7 +173,7 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 	request->state = nat_state(pkt, !old || request->restart);
 	request->is_ipv6 = pkt->is_ipv6;
 	request->is_late = old && has_passed(conf, old->seen, 1);
-	request->is_syn = packet_is_syn(pkt);
+	nat_init_syn(request, ctx, pkt);
 	request->is_again = old && has_surely_passed_part(conf, old->seen, AGAIN_PART);
 	request->is_passive = service->passive;
 	request->ifindex = ctx->ingress_ifindex;
@@ -177,7 +202,7 @@ nat_begin_or_confirm(struct xdp_md *ctx, const struct packet *pkt, const struct 
 	nat_init_request(&work->request, ctx, pkt, service, conf, old);
 	if (!work->request.backend && service->quic_length)
 		work->request.backend = quic_backend(ctx, pkt, service);
-	reason = nat_begin();
+	reason = nat_begin(ctx);
 	if (reason != REASON_FORWARDED)
 		return reason;
 	if (old && nat_same_rewrite(old, &work->flow)) {

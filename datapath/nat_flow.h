@@ -23,9 +23,11 @@ struct nat_request {
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
 	__u8 is_late; /* 1: the flow's last packet from here was a second ago */
-	__u8 is_syn; /* 1: it begins a connection */
+	__u8 is_syn; /* 1: it asks for a connection, and who lives answers */
 	__u8 is_again; /* 1: and it is no copy of the flow's last packet */
 	__u8 is_passive; /* 1: the service is */
+	__u16 l4; /* of such a SYN: where its TCP header is */
+	__u16 octets; /* and how many there are from there on */
 	__u32 seen; /* the lower half of the jiffies at the flow's last packet; 0 for a new one */
 	/* What passive_choose() finds: */
 	__u32 repeats; /* 1: it was sent before, and the flow's backend has not answered */

@@ -54,8 +54,7 @@ static __always_inline __u32 probe_backend(const struct addr *source)
 
 static __always_inline bool probe_is_member(__u32 service, __u32 backend)
 {
-	struct member_key key = { .service = service, .backend = backend };
-	struct member *member = bpf_map_lookup_elem(&members, &key);
+	struct member *member = member_get(service, backend);
 
 	return member && member->state != MEMBER_GONE;
 }

@@ -10,6 +10,14 @@
 #define AF_INET 2 /* the two values that bpf_fib_lookup() takes; libc's header is not for BPF */
 #define AF_INET6 10
 
+/* NULL: the service has no such backend. */
+static __always_inline struct member *member_get(__u32 service, __u32 backend)
+{
+	struct member_key key = { .service = service, .backend = backend };
+
+	return bpf_map_lookup_elem(&members, &key);
+}
+
 /* NULL: no such backend (any more), or one that is declared down. */
 static __always_inline struct target *target_get(__u32 backend)
 {

@@ -94,8 +94,10 @@ function hex_text(octets,    o, i, text) {
 		tell_service()
 	else if (map == "backends")
 		tell_backend()
-	else if (map == "members")
+	else if (map == "members") {
 		tell_member()
+		tell_silence()
+	}
 	else if (map == "checks")
 		tell("check", value["key"], plain(value["value.words"]))
 	else if (map == "hooks") {
@@ -127,6 +129,12 @@ function tell_member() {
 		" " (value["value.slots"] ~ /STALE/ ? "stale" : value["value.slots"]) " " value["value.flows"] " " value["value.share"] " " \
 		enumerator_word(value["value.health"], "HEALTH_") " " value["value.backup"] " " value["value.state_since"] " " \
 		value["value.health_since"] " " value["value.rising"] " " plain(value["value.why"]))
+}
+
+# SERVICE,BACKEND: for how many seconds it is silent. Apart from its row, which lb.sh writes.
+function tell_silence() {
+	if (value["value.silent_for"] > 0)
+		tell("silence", value["key.service"] "," value["key.backend"], value["value.silent_for"])
 }
 
 # NAME: ID PROTOCOL VIP PORT FAMILY MODE RING_SIZE VIP_IFINDEX TRACK HASH QUIC NOADDRESS GUE_PORT SPREAD DEVICE FAILCLOSED PASSIVE QUORUM

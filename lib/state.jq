@@ -34,6 +34,7 @@ def input_state: reduce (inputs | split(" ")) as $line ({};
 	    backends: (.backend // [] | map(backend) | sort_by(.id)),
 	    members: (.member // [] | map(member) | sort_by(.service, .backend)),
 	    checks: (.check // [] | map(check) | add // {}),
+	    silence: (.silence // [] | map({ (.[0]): (.[1] | number) }) | add // {}),
 	    hooks: (reduce (.hook // [] | .[] | hook) as $one ({}; . * $one)),
 	    quic: (.quic // [] | map(quic)),
 	    snat: (.snat // [] | map(snat)) };

@@ -48,10 +48,10 @@ def backend_row($name; $opened; $active; $forwarded; $returned; $nexthop):
 def traffic_columns: "\(.packets | short)/\(.bytes | short)B";
 
 # Only where something is amiss.
-def silence_text: [(if .silent then "silent for \(.silent_since | age)" else empty end),
-	(.tcp | if .repeated + .refused + .redispatched > 0 then "\(.answered | short) connections answered, \(.refused | short) refused, "
-		+ "\(.redispatched | short) given to others, \(.repeated | short) SYNs repeated" else empty end)]
-	| if . == [] then empty else "  " + join("; ") end;
+def syns_text: .tcp | if .repeated + .refused + .redispatched > 0 then "  \(.answered | short) connections answered, \(.refused | short) refused, "
+	+ "\(.redispatched | short) given to others, \(.repeated | short) SYNs repeated" else empty end;
+
+def silence_text: if .silent then "    silent for \(.silent_since | age)" else empty end;
 
 . as $status
 | "instance \(.instance) on " + (if .devices == [] then "no device" else .devices | map("\(.name) (\(.mode))") | join(", ") end),
@@ -74,11 +74,11 @@ def silence_text: [(if .silent then "silent for \(.silent_since | age)" else emp
 		+ (if $quic then "  QUIC ID" else "" end),
 	(.backends[] | "  " + (.backend + (if .backup then " (backup)" else "" end) | pad(24)) + (state_text | pad(13)) + (.weight | left(6)) + (share($slots) | left(8))
 		+ if $checked then "  " + health_text else "" end
-		+ if $quic then "  " + (.quic_id // "-") else "" end)
+		+ if $quic then "  " + (.quic_id // "-") else "" end, silence_text)
      end),
   if .backends == [] then empty else
      "",
      backend_row("BACKEND"; "OPENED"; "ACTIVE"; "FORWARDED"; "RETURNED"; "NEXT HOP"),
-     (.backends[] | backend_row(if .silent then "\(.backend) (silent)" else .backend end; .opened | short; if .active == null then "-" else .active | short end; .traffic.forwarded | traffic_columns;
-	.traffic.returned | traffic_columns; .nexthop | nexthop_text), silence_text)
+     (.backends[] | backend_row(.backend; .opened | short; if .active == null then "-" else .active | short end; .traffic.forwarded | traffic_columns;
+	.traffic.returned | traffic_columns; .nexthop | nexthop_text), syns_text)
   end

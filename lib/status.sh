@@ -17,7 +17,6 @@ status_json() {
 		--slurpfile reasons <(reasons_json) --slurpfile devices <(devices_json ATTACHED) \
 		--slurpfile counters <(map_lookup_all counters 0 "${SERVICE_ID[@]}") \
 		--slurpfile backend_counters <(map_lookup_all backend_counters "${BACKEND_ID[@]}") \
-		--slurpfile targets <(map_lookup_all targets "${BACKEND_ID[@]}") \
 		--slurpfile decap <(decap_json) --slurpfile ring_states <(map_lookup_all ring_states "${SERVICE_ID[@]}") \
 		--slurpfile neighbours <(ip -j neigh show) --slurpfile links <(ip -j link show) \
 		-f "$HERE/lib/status_json.jq"

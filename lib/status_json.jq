@@ -6,7 +6,7 @@ $state[0] as $state | $reasons[0] as $reasons |
 # From a batch of look-ups.
 def entries: add // [] | map(.output.formatted);
 ($counters | entries) as $counters | ($backend_counters | entries) as $backend_counters |
-($ring_states | entries) as $ring_states | ($targets | entries) as $targets |
+($ring_states | entries) as $ring_states |
 
 # The sum over all CPUs, of structs of numbers.
 def total: reduce .[] as $one ({ packets: 0, bytes: 0 };
@@ -28,10 +28,13 @@ def backend_traffic($id): ($backend_counters | of($id)) as $cpus
 	| { opened: ($cpus | map(.opened) | add // 0), active: active($id),
 	    traffic: { forwarded: ($cpus | map(.forwarded) | total), returned: ($cpus | map(.returned) | total) } };
 
-# Of TCP in mode nat: what came of SYNs, and since when none was answered.
-def silence($id): ($backend_counters | of($id)) as $cpus | first(($targets[] | select(.key == $id) | .value.silent_for), 0) as $silent
-	| { tcp: ({ answered: 0, refused: 0, repeated: 0, redispatched: 0 } | with_entries(.key as $key | .value = ($cpus | map(.[$key]) | add // 0))),
-	    silent: ($silent > 0), silent_since: (if $silent > 0 then (now | floor) - $silent else null end) };
+# Of TCP in mode nat: what came of SYNs.
+def backend_syns($id): ($backend_counters | of($id)) as $cpus
+	| { tcp: ({ answered: 0, refused: 0, repeated: 0, redispatched: 0 } | with_entries(.key as $key | .value = ($cpus | map(.[$key]) | add // 0))) };
+
+# Likewise: since when it has answered none of the service's.
+def silence: ($state.silence["\(.service),\(.backend)"] // 0) as $seconds
+	| { silent: ($seconds > 0), silent_since: (if $seconds > 0 then (now | floor) - $seconds else null end) };
 
 # The kernel's neighbour entry of the next hop. It has a MAC address as long as it is any good.
 def nexthop: . as $backend
@@ -66,13 +69,13 @@ def members($service): $state.members[] | select(.service == $service) | . as $m
 	| ($state.backends[] | select(.id == $member.backend)) as $backend
 	| { backend: $backend.backend, state: member_state($backend),
 	    state_since: (if $backend.state != "up" then $backend.state_since else .state_since end), health, health_since, why,
-	    weight, backup, rising_since, slots, quic_id: quic_id };
+	    weight, backup, rising_since, slots, quic_id: quic_id } + ($member | silence);
 
 { instance: $instance, netns: $netns, watched: $watched, devices: $devices,
   services: ($state.services | map(. as $service | del(.ring_size, .family, .vip_ifindex) + {
 	address_added: (.vip_ifindex > 0), check: ($state.checks["\(.id)"]), on: ($state.hooks["\(.id)"] | { up, down, change }),
 	fallback: fallback(.id), ring: ring(.id), traffic: service_traffic(.id),
 	quic_unknown: ($counters | of($service.id) | map(.quic_unknown) | total), backends: [members(.id)] })),
-  backends: ($state.backends | map({ id, backend, address, port, state, state_since, mtu, nexthop: nexthop } + backend_traffic(.id) + silence(.id))),
+  backends: ($state.backends | map({ id, backend, address, port, state, state_since, mtu, nexthop: nexthop } + backend_traffic(.id) + backend_syns(.id))),
   decap: $decap[0], snat: ($state.snat | map({ address, address_added: (.ifindex > 0) })),
   unassigned: service_traffic(0) }

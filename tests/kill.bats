@@ -74,7 +74,7 @@ state() {
 	map_dump settings | jq -c '.[0].value
 		| [.udp_timeout, .nat_port_first, .nat_port_last, .lo_forwarding, .hz >= 90 and .hz <= 1100]'
 	for map in services backends members checks hooks quic_servers returns addresses decap decap_addresses decap_sources ring_sizes; do map_dump "$map"; done |
-		jq -c 'walk(if type == "object" then del(.since, .state_since, .health_since) else . end) | sort | .[]'
+		jq -c 'walk(if type == "object" then del(.since, .state_since, .health_since, .asked, .probed, .unanswered, .silent_for) else . end) | sort | .[]'
 	map_dump snat | jq -c '.[].value | [.count4, .ipv4[:2]]'
 	for map in rings sized_rings; do
 		bpftool map dump pinned "$(pin "$map")" | awk '$1 == "key:" { print "ring", $2, $3 }'

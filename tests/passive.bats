@@ -90,8 +90,7 @@ out_of_the_ordinary() {
 }
 
 silent() { # BACKEND
-	take_status
-	[[ $(backend_figure "$1" .silent) == true ]]
+	[[ $(lb -j status | jq --arg backend "$1" '.services[] | select(.name == "passive").backends[] | select(.backend == $backend).silent') == true ]]
 }
 
 talks() { # BACKEND
@@ -105,7 +104,7 @@ talks() { # BACKEND
 	cut_link
 	await 30 silent "$victim"
 	run -0 lb status
-	[[ $output =~ (^|$'\n')"$victim (silent) " && $output =~ "silent for "[0-9]+"s; "[0-9.k]+" connections answered, 0 refused, "[0-9.k]+" given to others" ]]
+	[[ $output =~ $'\n'"  $victim "[^$'\n']*$'\n'"    silent for "[0-9]+"s"$'\n' && $output =~ $'\n'"  "[0-9.k]+" connections answered, 0 refused, "[0-9.k]+" given to others" ]]
 	end_arrivals "$LASTING"
 
 	echo "# of $(arrivals_with -1000 1) connections $(arrivals_with 0 '$3') were asked for again, $(arrivals_with 1 '$3') of the $(arrivals_with 1 1) that began a second after the cut" >&3

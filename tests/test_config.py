@@ -120,7 +120,8 @@ class Maps:
 
     def named(self, value):
         """Without what must differ."""
-        value = {key: one for key, one in value.items() if key not in ("id", "pad", "neighbour", "managed", "flows", "since", "state_since")}
+        differs = "id", "pad", "neighbour", "managed", "flows", "since", "state_since", "asked", "probed", "unanswered", "silent_for"
+        value = {key: one for key, one in value.items() if key not in differs}
         for key in "vip_ifindex", "device", "neighbour_ifindex":
             if key in value:
                 value[key] = value[key] > 0

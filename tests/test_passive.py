@@ -2,6 +2,7 @@
 """Backends that do not answer, as mode nat sees it: what is counted, and what `passive` makes of it. Time is written into
 the maps, and a second lasts for a thousand."""
 import concurrent.futures
+import itertools
 import os
 from collections import Counter
 from ipaddress import ip_address
@@ -10,8 +11,8 @@ import pytest
 
 import progrun
 from balancer import Verdict, index_key
-from checks import age, assert_result, both_families, keys
-from frames import BACKENDS, CLIENT, LB, NOBODY, Datagram, Segment, Service, answer, forwarded, returned
+from checks import age, assert_result, both_families, check_forwarded, keys
+from frames import BACKENDS, CLIENT, LB, NOBODY, Datagram, Segment, Service, answer, forwarded, fragments, returned
 from pinned import PinnedMap
 
 ENDS = [host._replace(port=port) for host, port in zip(BACKENDS * 2, (8501, 8502, 8503, 8504))]
@@ -19,36 +20,38 @@ PASSIVE = Service("passive", Segment, "nat", LB, 8500)
 PLAIN = Service("plain", Segment, "nat", LB, 8510)
 SOURCE = Service("passive-by-source", Segment, "nat", LB, 8520)
 UDP = Service("not-passive", Datagram, "nat", LB, 8530)
-WORDS = {PASSIVE: "passive", PLAIN: "", SOURCE: "passive hash source", UDP: ""}
+OTHER = Service("passive-too", Segment, "nat", LB, 8540)
+WORDS = {PASSIVE: "passive", PLAIN: "", SOURCE: "passive hash source", UDP: "", OTHER: "passive"}
 SYNS = 3  # until one is silent
 ANSWERED = 16  # enum flow_state
 
 
 class Silence:
-    """What the targets say of it, by the backend's name."""
+    """What the members say of it, by the backend's name; of PASSIVE, unless another service is named."""
 
     def __init__(self, balancer):
         self.balancer = balancer
-        struct = balancer.layout.by_name["STRUCT", "target"]
+        struct = balancer.layout.by_name["STRUCT", "member"]
         self.at = {one["name"]: (one["bits_offset"] // 8, balancer.layout.size(one["type_id"])) for one in struct["members"]}
-        self.map = PinnedMap(f"{balancer.maps}/targets", 4, struct["size"])
+        self.map = PinnedMap(f"{balancer.maps}/members", 8, struct["size"])
 
-    def get(self, name, field):
+    def get(self, name, field, service=PASSIVE):
         start, size = self.at[field]
-        return int.from_bytes(self.map.lookup(self.key(name))[start : start + size], "little")
+        return int.from_bytes(self.map.lookup(self.key(name, service))[start : start + size], "little")
 
-    def put(self, name, **values):
-        old = self.map.lookup(self.key(name))
-        self.map.update(self.key(name), self.balancer.layout.encode("target", old, **values))
+    def put(self, name, service=PASSIVE, **values):
+        key = self.key(name, service)
+        self.map.update(key, self.balancer.layout.encode("member", self.map.lookup(key), **values))
 
-    def key(self, name):
-        return index_key(self.balancer.backends()[name])
+    def key(self, name, service):
+        service_id = self.balancer.services()[service.name(6 if "[" in name else 4)]
+        return index_key(service_id) + index_key(self.balancer.backends()[name])
 
-    def begin(self, name, syns=SYNS, seconds=0.5, probed=True):
+    def begin(self, name, syns=SYNS, seconds=0.5, probed=True, service=PASSIVE):
         """So many SYNs without an answer, the first of them so long ago. A probe connection was sent just now."""
         now = self.jiffies()
         asked = now - int(seconds * self.balancer.settings["hz"])
-        self.put(name, unanswered=syns, asked=asked, probed=now if probed else 0)
+        self.put(name, service, unanswered=syns, asked=asked, probed=now if probed else 0)
 
     def jiffies(self):
         """From a flow that begins now."""
@@ -57,8 +60,9 @@ class Silence:
         return self.balancer.lookup("flows", self.balancer.flow_key(*packet.key))["formatted"]["value"]["seen"]
 
     def end(self):
-        for name in self.balancer.backends():
-            self.put(name, unanswered=0, asked=0, probed=0, silent_for=0)
+        for family in (4, 6):
+            for name, service in itertools.product(names(family), WORDS):
+                self.put(name, service, unanswered=0, asked=0, probed=0, silent_for=0)
 
 
 @pytest.fixture(name="services", scope="module", autouse=True)
@@ -187,24 +191,24 @@ def test_what_becomes_of_syns_is_counted(balancer, silence, service, family):
         send_back(balancer, answer(sent).flags(flags), first)
     assert balancer.flow(keys(balancer, first, sent)[1])["state"] == ANSWERED
     assert send(balancer, first.flags("A")) == sent.flags("A")
-    assert silence.get(name_in(sent), "unanswered") == 0
+    assert silence.get(name_in(sent), "unanswered", service) == 0
     expected["opened"][name_in(sent)] += 1
     expected["answered"][name_in(sent)] += 1
 
     sent = send(balancer, second)
-    assert silence.get(name_in(sent), "unanswered") == 1
+    assert silence.get(name_in(sent), "unanswered", service) == 1
     for _ in range(2):
         send_back(balancer, answer(sent).flags("RA"), second)
-    assert silence.get(name_in(sent), "unanswered") == 1
+    assert silence.get(name_in(sent), "unanswered", service) == 1
     expected["opened"][name_in(sent)] += 1
     expected["refused"][name_in(sent)] += 1
 
     silence.end()
     sent = send(balancer, third)
-    asked = silence.get(name_in(sent), "asked")
+    asked = silence.get(name_in(sent), "asked", service)
     assert send(balancer, third) == sent
-    assert silence.get(name_in(sent), "unanswered") == 2
-    assert silence.get(name_in(sent), "asked") == asked > 0
+    assert silence.get(name_in(sent), "unanswered", service) == 2
+    assert silence.get(name_in(sent), "asked", service) == asked > 0
     expected["opened"][name_in(sent)] += 1
     expected["repeated"][name_in(sent)] += 1
     assert added.get() == {what: of for what, of in expected.items() if of}
@@ -227,7 +231,33 @@ def test_datagrams_are_not_waited_for(balancer, silence):
     added = Added(balancer, *ALL)
     balancer.run_all([packet.frame for packet in UDP.packets(4, 10)])
     assert set(added.get()) == {"opened"}
-    assert not any(silence.get(name, "unanswered") for name in names())
+    assert not any(silence.get(name, "unanswered", UDP) for name in names())
+
+
+def test_no_more_are_counted_than_make_it_silent(balancer, silence):
+    name = names()[0]
+    where(balancer, *of_slot(balancer, PASSIVE, name, 10))
+    assert silence.get(name, "unanswered") == SYNS
+
+
+def not_answered(packet):
+    """What a server that lives drops without a word, or waits for the rest of, though it looks like a SYN."""
+    first, *_ = fragments(packet.but(payload=bytes(100)), 64)
+    return {"SYN and FIN": packet.flags("SF"), "the first fragment": first}
+
+
+@both_families
+def test_what_need_not_be_answered_is_not_waited_for(balancer, silence, family):
+    name = names(family)[0]
+    for packet in of_slot(balancer, PASSIVE, name, 3, family):
+        for odd in not_answered(packet).values():
+            assert where(balancer, odd) == [name]
+            age(balancer, packet, forwarded(packet, ENDS[0], LB.ip(family), nat_port_of(balancer, packet)), 1)
+    assert silence.get(name, "unanswered") == 0
+
+
+def nat_port_of(balancer, packet):
+    return balancer.flow(balancer.flow_key(*packet.key))["source_port"]
 
 
 # --- A SYN that comes again ---
@@ -263,6 +293,43 @@ def test_a_connection_whose_syn_is_repeated_goes_to_another_backend(balancer, si
         send_back(balancer, answer(moved).flags(flags), packet)
     age(balancer, packet, moved, 2)
     assert send(balancer, packet.flags("A")) == moved.flags("A")
+
+
+@both_families
+def test_what_finds_no_port_elsewhere_leaves_the_first_backend_its_answer(balancer, silence, family):
+    [packet] = PASSIVE.packets(family, 1)
+    sent = send(balancer, packet)
+    age(balancer, packet, sent, 1)
+    last = balancer.settings["nat_port_last"]
+    balancer.change_settings(nat_port_last=0)
+    try:
+        assert balancer.run(packet.frame).verdict == Verdict.DROP
+    finally:
+        balancer.change_settings(nat_port_last=last)
+        for name in names(family):
+            balancer.change("targets", index_key(balancer.backends()[name]), "target", exhausted=0)
+    send_back(balancer, answer(sent).flags("SA"), packet)
+    assert send(balancer, packet.flags("A")) == sent.flags("A")
+
+
+@both_families
+def test_the_same_backend_by_another_name_answers_to_the_same_port(balancer, silence, family):
+    """With its port in the line, and without."""
+    twins = Service("twins", Segment, "nat", LB, 8550)
+    host = BACKENDS[0]._replace(port=8550)
+    balancer.lb("service", *twins.command(family), "passive")
+    try:
+        for name in (host.ip(family), host.name(family)):
+            balancer.lb("backend", name, "service", twins.name(family))
+        [packet] = twins.packets(family, 1)
+        sent = check_forwarded(balancer.run(packet.frame), packet, backends=[host])
+        age(balancer, packet, sent, 1)
+        added = Added(balancer, "redispatched")
+        assert check_forwarded(balancer.run(packet.frame), packet, backends=[host]) == sent
+        assert sum(added.get()["redispatched"].values()) == 1
+        send_back(balancer, answer(sent).flags("SA"), packet)
+    finally:
+        balancer.lb("service", "del", twins.name(family))
 
 
 @both_families
@@ -378,13 +445,35 @@ def test_a_backend_that_only_refuses_is_silent(balancer, silence):
 
 def test_syns_that_come_again_count_too(balancer, silence):
     name = names()[0]
-    packet, other = of_slot(balancer, PLAIN, name, 2)
+    packet, other = of_slot(balancer, PASSIVE, name, 2)
     for _ in range(SYNS):
         send(balancer, packet)
     silence.put(name, asked=silence.get(name, "asked") - balancer.settings["hz"], probed=silence.jiffies())
-    [news] = of_slot(balancer, PASSIVE, name, 1)
-    assert where(balancer, news) != [name]
-    assert where(balancer, other) == [name]  # of a service that does not mind
+    assert where(balancer, other) != [name]
+
+
+def test_a_service_that_does_not_mind_stays_with_it(balancer, silence):
+    name = names()[0]
+    silence.begin(name, service=PLAIN)
+    assert where(balancer, *of_slot(balancer, PLAIN, name, 3)) == [name] * 3
+
+
+def test_of_two_services_on_an_endpoint_one_is_silent(balancer, silence):
+    """The process of the one died, and its port answers with resets; the other lives, and is not passed over."""
+    name = names()[0]
+    living, dead = of_slot(balancer, PASSIVE, name, SYNS + 1), of_slot(balancer, OTHER, name, SYNS + 2)
+    for packet in dead[:SYNS]:
+        send_back(balancer, answer(send(balancer, packet)).flags("RA"), packet)
+    assert (silence.get(name, "unanswered", OTHER), silence.get(name, "unanswered")) == (SYNS, 0)
+    silence.put(name, OTHER, asked=silence.get(name, "asked", OTHER) - balancer.settings["hz"])
+    for packet in living[:SYNS]:
+        send(balancer, packet)
+    assert silence.get(name, "unanswered", OTHER) == silence.get(name, "unanswered") == SYNS
+    send_back(balancer, answer(send(balancer, living[0])).flags("SA"), living[0])
+    assert (silence.get(name, "unanswered", OTHER), silence.get(name, "unanswered")) == (SYNS, 0)
+    first, second = where(balancer, *dead[SYNS:])
+    assert first == name and second != name  # it has a probe of its own
+    assert where(balancer, *living[SYNS:]) == [name]
 
 
 def test_one_connection_a_second_finds_out(balancer, silence):
@@ -398,6 +487,19 @@ def test_one_connection_a_second_finds_out(balancer, silence):
     silence.put(name, probed=silence.get(name, "probed") - 1000)
     went = where(balancer, *packets[15:20])
     assert went[0] == name and name not in went[1:]
+
+
+@both_families
+def test_what_need_not_be_answered_does_not_find_out(balancer, silence, family):
+    name = names(family)[0]
+    packets = of_slot(balancer, PASSIVE, name, 4, family)
+    odd = [*not_answered(packets[0]).values(), packets[1].but(l4={"chksum": 0x1234})]
+    silence.begin(name, probed=False)
+    where(balancer, *odd)
+    assert silence.get(name, "probed") == 0 and where(balancer, odd[-1]) != [name]
+    with_data = packets[2].but(payload=b"odd", l4={"options": [("MSS", 1460)]})
+    assert where(balancer, with_data) == [name]
+    assert silence.get(name, "probed") > 0
 
 
 def test_any_answer_ends_it(balancer, silence):
@@ -474,7 +576,7 @@ def test_the_slots_of_a_silent_backend_are_spread_over_the_others(balancer, sile
 def test_by_source_all_of_a_clients_connections_go_to_the_same(balancer, silence):
     [packet] = SOURCE.packets(4, 1)
     [name] = slots_of(balancer, [packet])
-    silence.begin(name)
+    silence.begin(name, service=SOURCE)
     others = set(where(balancer, *SOURCE.packets(4, 30)))
     assert len(others) == 1 and name not in others
 
@@ -544,11 +646,13 @@ def test_status_shows_it(balancer, silence):
     where(balancer, packet)
     status = balancer.status()
     now = {one["backend"]: one for one in status["backends"]}
-    assert now[name]["silent"] is True and now[other]["silent"] is False
-    assert now[other]["silent_since"] is None and now[name]["silent_since"] > 1e9
+    of = {(service["name"], one["backend"]): one for service in status["services"] for one in service["backends"]}
+    assert [key for key, one in of.items() if one["silent"]] == [(PASSIVE.words, name)]
+    assert of[PASSIVE.words, other]["silent_since"] is None and of[PASSIVE.words, name]["silent_since"] > 1e9
     assert now[name]["tcp"]["redispatched"] == before[name]["tcp"]["redispatched"] + 1
-    [line] = [line for line in balancer.lb("status").splitlines() if "silent for" in line]
-    assert "given to others" in line
+    lines = balancer.lb("status").splitlines()
+    [at] = [at for at, line in enumerate(lines) if line.startswith("    silent for ")]
+    assert lines[at - 1].startswith(f"  {name} ") and any("given to others" in line for line in lines)
 
 
 # --- The same, in the words of explain ---
@@ -565,6 +669,8 @@ def test_explain_says_so_and_changes_nothing(balancer, silence):
 
     silence.begin(name, 10, 5, probed=False)
     assert [asked(first) for _ in range(2)] == [("WHY_NEW", name)] * 2  # it would find out
+    words = f"tcp {first.src}:{first.sport} {first.dst}:{first.dport} syn"
+    assert f"begins one on {name}" in balancer.lb("explain", *words.split())
     assert silence.get(name, "probed") == 0 and silence.get(name, "unanswered") == 10
     silence.begin(name, 10, 5)
     said = asked(first)
