@@ -8,6 +8,7 @@
 
 #include "ring.h"
 #include "../datapath/lifetime.h"
+#include "../datapath/nat_flow.h"
 #include "../datapath/ring.h"
 #include "../datapath/target.h"
 
@@ -107,20 +108,35 @@ int ring_sweep(void *unused)
  * Was the backend deleted from the service, or is it about to be? Or was it found down, and the flow is none that would be
  * lost elsewhere?
  */
-static __always_inline bool forget_is_meant(__u32 service, __u32 backend, bool is_established)
+static __always_inline bool forget_is_meant(__u32 service, __u32 backend, bool is_kept)
 {
-	struct member_key key = { .service = service, .backend = backend };
-	struct member *member = bpf_map_lookup_elem(&members, &key);
+	struct member *member = member_get(service, backend);
 
 	return !member || member->state == MEMBER_GONE ||
-	       (member->health == HEALTH_DOWN && !member->share && !is_established);
+	       (member->health == HEALTH_DOWN && !member->share && !is_kept);
+}
+
+/* Does the backend know of the connection? Of one in mode nat the other entry may be the one that says so. */
+static __always_inline bool forget_is_taken(const struct flow_key *key, const struct flow *flow)
+{
+	struct flow_key other;
+	struct flow *reply;
+
+	if (key->protocol != IPPROTO_TCP)
+		return false;
+	if (flow->state & (FLOW_ESTABLISHED | FLOW_ANSWERED))
+		return true;
+	if (flow->direction != FLOW_TO_BACKEND)
+		return false;
+	flow_key_of_other(&other, flow, key->protocol);
+	reply = bpf_map_lookup_elem(&flows, &other);
+	return reply && flow_leads_from(reply, key) && reply->state & FLOW_ANSWERED;
 }
 
 static long forget_flow(void *map, const struct flow_key *key, const struct flow *flow,
 			void *unused)
 {
-	if (forget_is_meant(flow->service, flow->backend,
-			    key->protocol == IPPROTO_TCP && flow->state & FLOW_ESTABLISHED))
+	if (forget_is_meant(flow->service, flow->backend, forget_is_taken(key, flow)))
 		bpf_map_delete_elem(&flows, key);
 	return 0;
 }

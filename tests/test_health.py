@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from balancer import index_key
-from checks import send
-from frames import BACKENDS, LB, TRACKED, Datagram, Host, Segment, Service
+from balancer import Verdict, index_key
+from checks import assert_result, check_forwarded, send
+from frames import BACKENDS, LB, TRACKED, Datagram, Host, Segment, Service, answer, returned
 
 THIRD = Host("de:ad:be:ef:00:04", "10.0.0.4", "2001:db8::4")
 THREE = (*BACKENDS, THIRD)
@@ -131,6 +131,37 @@ def test_a_connection_that_was_never_answered_goes_elsewhere(lab):
     after = lab.where(packets)
     assert BACKENDS[0] in before and set(after) == {THREE[1]}
     assert all(now == was for was, now in zip(before, after) if was == THREE[1])
+
+
+@labs("well", families=(4, 6))
+def test_a_connection_that_was_answered_stays_though_the_ack_is_on_its_way(lab):
+    packets = lab.packets(60)
+    sent = [forwarded_as(lab, packet) for packet in packets]
+    for packet, one in zip(packets, sent):
+        reply = answer(one).flags("SA")
+        assert_result(lab.balancer.run(reply.frame), Verdict.TX, returned(reply, packet).frame)
+    lab.report(first="down")
+    assert BACKENDS[0].ip(lab.family) in [one.dst for one in sent]
+    assert [forwarded_as(lab, packet.flags("A")) for packet in packets] == [one.flags("A") for one in sent]
+    for packet, one in zip(packets, sent):
+        reply = answer(one).flags("A")
+        assert_result(lab.balancer.run(reply.frame), Verdict.TX, returned(reply, packet).frame)
+
+
+def forwarded_as(lab, packet):
+    return check_forwarded(lab.balancer.run(packet.frame), packet, backends=THREE)
+
+
+@labs("well", "well-dnat")
+def test_who_completes_a_command_that_was_killed_forgets_flows_too(lab):
+    """It had written that one is down, and no more."""
+    lab.report(third="down")  # as in the test above
+    packets = lab.packets(60)
+    before = lab.where(packets)
+    down, stale = lab.balancer.layout.enumerators("member_health").index("HEALTH_DOWN"), 0x7FFFFFFF
+    lab.balancer.change("members", lab.key(BACKENDS[0]), "member", share=0, health=down, slots=stale)
+    lab.lb("health", "-", text="")
+    assert BACKENDS[0] in before and set(lab.where(packets)) == {THREE[1]}
 
 
 @labs("well-udp", families=(4, 6))
