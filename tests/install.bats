@@ -188,7 +188,7 @@ completes() {
 	[[ -z $output ]] || { echo "$output" && return 1; }
 	for unit in "$units"/*.service; do
 		# 3.5; the one whose hooks speak to others' sockets has 3.6.
-		run -0 systemd-analyze security --offline=true --threshold=$([[ $unit != *health* ]] && echo 35 || echo 36) "$unit"
+		run -0 systemd-analyze security --offline=true --threshold="$([[ $unit != *health* ]] && echo 35 || echo 36)" "$unit"
 	done
 }
 
