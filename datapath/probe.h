@@ -4,7 +4,7 @@
  * program `probe` gets them, on the interface that leads there: so other packets pay nothing for it. The source address
  * says which backend is asked, in the place of ring and flows: its last 16 bits are the id, of 169.254.0.0/16 or
  * 100::/64 (RFC 6666: nothing comes from there). The packet gets a source of ours, so that the answer comes here, and goes
- * on as the service's mode has it. Nothing from there is ever left to the host, who has the VIP too and would answer.
+ * on as the service's mode has it: dsr, ipip or gue. Nothing from there is ever left to the host, who has the VIP too and would answer.
  */
 #ifndef DATAPATH_PROBE_H
 #define DATAPATH_PROBE_H
@@ -71,10 +71,10 @@ static __always_inline void probe_source(struct addr *source, const struct packe
 		*source = pkt->is_ipv6 ? conf->probe_source6 : conf->probe_source4;
 }
 
-/* All but the source port. In the modes dsr, ipip and gue the packet keeps its destination. */
+/* All but the source port. The packet keeps its destination. */
 static __always_inline void probe_init(struct probe_work *work, const struct xdp_md *ctx,
 				       const struct packet *pkt, const struct target *target,
-				       const struct settings *conf, bool is_direct)
+				       const struct settings *conf)
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct flow *flow = &work->flow, *answer = &work->answer;
@@ -82,9 +82,8 @@ static __always_inline void probe_init(struct probe_work *work, const struct xdp
 
 	__builtin_memset(work, 0, sizeof(*work));
 	probe_source(&flow->source, pkt, target, conf);
-	flow->destination = is_direct ? tuple->destination : target->address;
-	flow->destination_port =
-		is_direct || !target->port ? tuple->destination_port : target->port;
+	flow->destination = tuple->destination;
+	flow->destination_port = tuple->destination_port;
 	flow->service = PROBES;
 	flow_key_of_other(&work->key, flow, tuple->protocol);
 	answer->source = tuple->destination;
@@ -176,10 +175,9 @@ static __always_inline int probe_direct(struct xdp_md *ctx, const struct packet 
 }
 
 /* Likewise, once the packet has its new source. To be told that it is too big, it gets back the old one. */
-static __always_inline int probe_send_direct(struct xdp_md *ctx, struct packet *pkt,
-					     const struct service *service,
-					     const struct settings *conf, struct target *target,
-					     struct probe_work *work)
+static __always_inline int probe_send(struct xdp_md *ctx, struct packet *pkt,
+				      const struct service *service, const struct settings *conf,
+				      struct target *target, struct probe_work *work)
 {
 	struct flow *answer = &work->answer;
 	int result;
@@ -206,11 +204,11 @@ static __always_inline int probe_forward(struct xdp_md *ctx, struct packet *pkt,
 {
 	__u32 backend = probe_backend(&pkt->tuple.source);
 	struct probe_work *work = probe_work_get();
-	bool is_direct = mode_is_direct(service->mode);
 	struct target *target;
 
-	*reason = REASON_NO_BACKEND;
-	if (!work || !backend || !probe_is_member(service->id, backend))
+	*reason = REASON_NO_BACKEND; /* in the other modes none has the VIP */
+	if (!work || !mode_is_direct(service->mode) || !backend ||
+	    !probe_is_member(service->id, backend))
 		return XDP_DROP;
 	target = target_get(backend);
 	if (!target)
@@ -218,15 +216,13 @@ static __always_inline int probe_forward(struct xdp_md *ctx, struct packet *pkt,
 	*reason = REASON_UNRESOLVED;
 	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
 		return XDP_DROP;
-	probe_init(work, ctx, pkt, target, conf, is_direct);
+	probe_init(work, ctx, pkt, target, conf);
 	if (addr_is_zero(&work->flow.source))
 		return XDP_DROP;
 	*reason = probe_begin(work, pkt);
 	if (*reason != REASON_FORWARDED)
 		return XDP_DROP;
-	return is_direct ? probe_send_direct(ctx, pkt, service, conf, target, work) :
-			   send(ctx, pkt, conf, &work->flow, target->ifindex, target->dst_mac,
-				target->src_mac);
+	return probe_send(ctx, pkt, service, conf, target, work);
 }
 
 /* What becomes of a packet that came in by settings.probe_ifindex. */

@@ -16,8 +16,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.word)
 PROBER, OWN = "02:00:00:00:00:02", "02:00:00:00:00:01"  # the MAC addresses of a probe's way here
 FURTHER = Host("", "10.0.0.12", "2001:db8::12")  # ours, for backends of the other family
 REWRITING = {"nat": Host("", "10.0.0.91", "2001:db8::91"), "dnat": Host("", "10.0.0.92", "2001:db8::92")}
-REWRITTEN = {"nat": KINDS, "dnat": (Segment, Datagram)}
-PORT = {"nat": 0, "dnat": 8000}  # of their backends
 
 
 class Probes:
@@ -41,9 +39,9 @@ class Probes:
         return {name: new - before for name, new, before in zip(reasons, totals, old) if new != before}
 
 
-def rewriting(mode, kind):
-    """The service of that mode; in mode dnat an address and port serve but one, so it is a port of their own."""
-    return WAYS[0].service(kind)._replace(words=f"p{mode}-{kind.word}", mode=mode, vip=REWRITING[mode])
+def rewriting(mode):
+    """A service of that mode, whose backends do not have the VIP."""
+    return WAYS[0].service(Segment)._replace(words=f"p{mode}-tcp", mode=mode, vip=REWRITING[mode])
 
 
 def lines(family):
@@ -51,10 +49,9 @@ def lines(family):
     for way in WAYS:
         for kind in KINDS:
             yield from service_lines(way.service(kind), family, [one.ip(way.outer) for one in BACKENDS], "track always")
-    for mode, kinds in REWRITTEN.items():
-        for kind in kinds:
-            names = [one._replace(port=PORT[mode]).name(family) for one in BACKENDS]
-            yield from service_lines(rewriting(mode, kind), family, names, "")
+    for mode in REWRITING:
+        names = [one._replace(port=8000).name(family) for one in BACKENDS]  # in mode dnat each serves but one
+        yield from service_lines(rewriting(mode), family, names, "")
 
 
 def service_lines(service, family, backends, words):
@@ -146,20 +143,6 @@ def test_a_probe_reaches_its_backend_and_the_answer_comes_back(balancer, probes,
 
 
 @both_families
-@pytest.mark.parametrize("mode,kind", [(mode, kind) for mode, kinds in REWRITTEN.items() for kind in kinds])
-def test_likewise_where_packets_are_rewritten(balancer, probes, mode, kind, family):
-    for backend in BACKENDS:
-        backend = backend._replace(port=PORT[mode])
-        packet = probe(balancer, rewriting(mode, kind), family, backend.name(family))
-        [result] = probes.run(packet.frame)
-        port = port_at(result.frame, packet.l4_offset, kind)
-        sent = packet.but(src=LB.ip(family), dst=backend.ip(family), ttl=packet.ttl - 1, src_mac=LB.mac, dst_mac=backend.mac)
-        sent = sent.with_ports(port, backend.port or packet.ports[1])
-        assert_result(result, Verdict.REDIRECT, sent.frame)
-        comes_back(balancer, packet, answer(sent))
-
-
-@both_families
 def test_errors_about_a_probe_come_back_and_quote_it(balancer, probes, family):
     way, kind = WAYS[0], Datagram
     packet = probe(balancer, way.service(kind), family, BACKENDS[0].ip(4))
@@ -223,6 +206,7 @@ def hostile(balancer, family):
     parts = fragments(whole, 600)
     table |= {
         "of another service's backend": (stranger, "no_backend"),
+        **{f"to mode {mode}": (probe(balancer, rewriting(mode), family, BACKENDS[0]._replace(port=8000).name(family)), "no_backend") for mode in REWRITING},
         "without a hop left": (packet.but(ttl=1), "ttl_expired"),
         "to nobody": (packet.but(dst="10.0.0.99" if family == 4 else "2001:db8::99"), None),
         "to another port": (packet.but(dport=81), None),
@@ -290,15 +274,15 @@ def test_each_has_a_port_of_its_own_until_there_are_none(balancer, probes, slow_
 
 
 def test_a_port_that_a_flow_of_mode_nat_has_is_left_to_it(balancer, probes, two_ports):
-    service = rewriting("nat", Segment)
+    service = WAYS[0].service(Segment)
     for port in two_ports:
-        key = balancer.flow_key(BACKENDS[0].ipv4, LB.ipv4, 80, port, 6)
+        key = balancer.flow_key(service.vip.ipv4, LB.ipv4, 80, port, 6)
         value = balancer.layout.encode("flow", direction=1)
         balancer.bpftool(*balancer.map_command("update", "flows", key), "value", "hex", value.hex(" "))
     [result] = probes.run(probe(balancer, service, 4, BACKENDS[0].ipv4).frame)
     assert result.verdict is Verdict.DROP and probes.counted() == {"no_port": 1}
     for port in two_ports:
-        balancer.forget_flow(balancer.flow_key(BACKENDS[0].ipv4, LB.ipv4, 80, port, 6))
+        balancer.forget_flow(balancer.flow_key(service.vip.ipv4, LB.ipv4, 80, port, 6))
 
 
 @both_families
