@@ -609,7 +609,8 @@ struct {
 
 /*
  * probes: the answers to health probes, a backend's packets as they arrive -> the rewrite, as in `flows`. A table of their
- * own, so that many probes drive no flow out of that one. A flow's service is PROBES, and it has no backend.
+ * own, so that many probes drive no flow out of that one. A flow's service is PROBES, and it has no backend. One whose first
+ * answer is awaited was `seen` in the future.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

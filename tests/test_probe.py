@@ -285,6 +285,125 @@ def test_a_port_that_a_flow_of_mode_nat_has_is_left_to_it(balancer, probes, two_
         balancer.forget_flow(balancer.flow_key(service.vip.ipv4, LB.ipv4, 80, port, 6))
 
 
+def is_sent(probes, *packets):
+    return [result.verdict is Verdict.REDIRECT for result in probes.run(*[packet.frame for packet in packets])]
+
+
+def key_of(balancer, sent):
+    """Under which a probe's answer comes."""
+    return balancer.flow_key(*answer(sent).key)
+
+
+def age_probe(balancer, sent, seconds):
+    key = key_of(balancer, sent)
+    seen = balancer.lookup("probes", key)["formatted"]["value"]["seen"]
+    balancer.change("probes", key, "flow", seen=seen - seconds * balancer.settings["hz"])
+
+
+def begin(balancer, probes, kind, family=4):
+    """A probe that got a port, and what the backend sees of it."""
+    while True:  # a port may lie where none of its tries does
+        packet = probe(balancer, WAYS[0].service(kind), family, BACKENDS[0].ip(4))
+        [result] = probes.run(packet.frame)
+        if result.verdict is Verdict.REDIRECT:
+            return packet, on_its_way(WAYS[0], packet, result, kind)
+
+
+def converse(balancer, probes, packet, sent, steps):
+    """What the probe (>) and the backend (<) say; flags, where it is TCP."""
+    for step in steps:
+        if step[0] == ">":
+            assert is_sent(probes, packet.flags(step[1:])) == [True]
+        else:
+            reply = answer(sent, src_mac=BACKENDS[0].mac, dst_mac=LB.mac)
+            comes_back(balancer, packet, reply.flags(step[1:]) if step[1:] else reply)
+
+
+OPEN = "<SA", ">A"
+LIVES = {  # what is said, and after how many seconds another may have the port
+    "a SYN without an answer": (Segment, (), 5),
+    "one that was refused": (Segment, ("<RA",), 1),
+    "a connection": (Segment, OPEN, 60),
+    "one that the probe closes": (Segment, (*OPEN, ">FA"), 1),
+    "and resets": (Segment, (*OPEN, ">RA"), 1),
+    "one that the backend closes": (Segment, (*OPEN, "<FA"), 1),
+    "and resets, too": (Segment, (*OPEN, "<R"), 1),
+    "one that begins anew": (Segment, (*OPEN, ">FA", ">S"), 5),
+    "a datagram without an answer": (Datagram, (), 5),
+    "a datagram": (Datagram, ("<",), 1),
+    "an echo request without an answer": (Echo, (), 5),
+    "an echo request": (Echo, ("<",), 1),
+}
+
+
+@pytest.mark.parametrize("kind,steps,seconds", LIVES.values(), ids=LIVES)
+def test_a_port_is_another_probes_once_nobody_needs_it(balancer, probes, two_ports, kind, steps, seconds):
+    taken = [begin(balancer, probes, kind) for _ in two_ports]
+    others = [probe(balancer, WAYS[0].service(kind), 4, BACKENDS[0].ip(4)) for _ in range(8)]
+    for packet, sent in taken:
+        converse(balancer, probes, packet, sent, steps)
+        age_probe(balancer, sent, seconds - 1)
+    assert not any(is_sent(probes, *others))
+    for _, sent in taken:
+        age_probe(balancer, sent, 1)
+    assert is_sent(probes, *others) == [True] * 2 + [False] * 6
+
+
+def test_one_that_nobody_has_had_for_a_minute_comes_first(balancer, probes, two_ports):
+    packet, sent = begin(balancer, probes, Segment)
+    converse(balancer, probes, packet, sent, (*OPEN, ">FA"))
+    age_probe(balancer, sent, 59)
+    [unused] = {*two_ports} - {sent.ports[0]}
+    for _ in range(8):
+        _, other = begin(balancer, probes, Segment)
+        assert other.ports[0] == unused
+        balancer.bpftool(*balancer.map_command("delete", "probes", key_of(balancer, other)))
+    age_probe(balancer, sent, 1)
+    ports = set()
+    for _ in range(30):
+        _, other = begin(balancer, probes, Segment)
+        ports |= {other.ports[0]}
+        age_probe(balancer, other, 100)
+    assert ports == {*two_ports}
+
+
+def test_a_connection_keeps_its_port_whatever_becomes_free(balancer, probes, two_ports):
+    for _ in range(8):
+        (_, first), (packet, sent) = (begin(balancer, probes, Segment) for _ in two_ports)
+        converse(balancer, probes, packet, sent, OPEN)
+        age_probe(balancer, sent, 1000)
+        balancer.bpftool(*balancer.map_command("delete", "probes", key_of(balancer, first)))
+        [result] = probes.run(packet.flags("A").frame)
+        assert port_at(result.frame, packet.l4_offset, Segment) == sent.ports[0]
+        balancer.bpftool(*balancer.map_command("delete", "probes", key_of(balancer, sent)))
+
+
+def test_a_services_port_is_none(balancer, probes, two_ports):
+    """An answer to it would pass for a client's packet."""
+    way = WAYS[2]
+    packets = [probe(balancer, way.service(Segment), 4, BACKENDS[0].ip(6)) for _ in range(8)]
+    for port in two_ports:
+        balancer.lb("service", f"port-{port}", "tcp", f"{FURTHER.ipv4}:{port}", "noaddress")
+    assert not any(is_sent(probes, *packets))
+    for port in two_ports:
+        balancer.lb("service", "del", f"port-{port}")
+    assert any(is_sent(probes, *packets))
+
+
+@both_families
+def test_answers_follow_the_interface_that_probes_come_by(balancer, probes, other_ifindex, family):
+    packet, sent = begin(balancer, probes, Segment, family)
+    reply = answer(sent, src_mac=BACKENDS[0].mac, dst_mac=LB.mac)
+    comes_back(balancer, packet, reply)
+    balancer.change_settings(probe_ifindex=other_ifindex)
+    again = packet.flags("A").but(src_mac="02:00:00:00:00:04", dst_mac="02:00:00:00:00:03")
+    [result] = probes.run(again.frame, ifindex=other_ifindex)
+    balancer.change_settings(probe_ifindex=probes.ifindex)
+    assert port_at(result.frame, packet.l4_offset, Segment) == sent.ports[0]
+    comes_back(balancer, again, reply)
+    assert balancer.lookup("probes", key_of(balancer, sent))["formatted"]["value"]["ifindex"] == other_ifindex
+
+
 @both_families
 def test_a_clients_packet_has_no_privilege(balancer, program, family):
     """Of such an address, by an interface of theirs: the ring says where it goes."""
