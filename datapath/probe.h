@@ -73,12 +73,13 @@ static __always_inline bool probe_is_member(__u32 service, __u32 backend)
 	return member && member->state != MEMBER_GONE;
 }
 
-/* Our address towards the backend; another one where that is of the other family, or is the VIP itself. */
+/* Our address towards the backend; another one where that is of the other family, or a VIP that backends have too. */
 static __always_inline void probe_source(struct addr *source, const struct packet *pkt,
 					 const struct target *target, const struct settings *conf)
 {
-	if (addr_is_ipv4(&target->source) != pkt->is_ipv6 &&
-	    !addr_equal(&target->source, &pkt->tuple.destination))
+	enum address_kind *kind = bpf_map_lookup_elem(&addresses, &target->source);
+
+	if (addr_is_ipv4(&target->source) != pkt->is_ipv6 && !(kind && *kind == ADDRESS_SHARED))
 		*source = target->source;
 	else
 		*source = pkt->is_ipv6 ? conf->probe_source6 : conf->probe_source4;
@@ -132,12 +133,12 @@ static __always_inline enum probe_port probe_port_of(const struct probe_work *wo
 {
 	struct flow *old = bpf_map_lookup_elem(&probes, &work->key);
 
-	if (old && nat_same_rewrite(old, &work->answer))
-		return PROBE_OWN;
 	if (service_get(conf, &work->key.destination, work->key.protocol,
 			bpf_ntohs(work->key.destination_port)) ||
 	    bpf_map_lookup_elem(&flows, &work->key))
 		return PROBE_TAKEN;
+	if (old && nat_same_rewrite(old, &work->answer))
+		return PROBE_OWN;
 	if (!old || has_surely_passed(conf, old->seen, PROBE_TIMEOUT))
 		return PROBE_UNUSED;
 	if (old->state & FLOW_ESTABLISHED &&

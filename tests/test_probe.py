@@ -107,10 +107,10 @@ def source_towards(way, family):
     return (LB if way.outer == family else FURTHER).ip(family)
 
 
-def on_its_way(way, packet, result, kind):
+def on_its_way(way, packet, result, kind, source=None):
     """What the probe is to be in the backend's eyes."""
     port = port_at(result.frame, packet.l4_offset + way.overhead, kind)
-    inner = packet.but(src=source_towards(way, packet.family), ttl=packet.ttl - 1)
+    inner = packet.but(src=source or source_towards(way, packet.family), ttl=packet.ttl - 1)
     return inner.with_ports(port, packet.ports[1])
 
 
@@ -140,6 +140,19 @@ def test_a_probe_reaches_its_backend_and_the_answer_comes_back(balancer, probes,
         assert probes.counted() == {"forwarded": len(packets), "returned": 1}
     flows = [one["key"] for one in balancer.dump("flows") + balancer.dump("syns")]
     assert not [key for key in flows if bytes(key["source"]["octets"]) in (octets(packet.src), octets(sent.src))]
+
+
+@both_families
+@pytest.mark.parametrize("vip,source", [(WAYS[1].vip, FURTHER), (REWRITING["nat"], REWRITING["nat"])], ids=["shared", "own"])
+def test_no_probe_comes_from_an_address_that_backends_have_too(balancer, probes, family, vip, source):
+    """Here the balancer's own towards this backend is a VIP."""
+    way, name = WAYS[0] if family == 4 else WAYS[2], BACKENDS[0].ip(family)
+    packet, index = probe(balancer, way.service(Segment), family, name), index_key(balancer.backends()[name])
+    balancer.change("targets", index, "target", source=octets(vip.ip(family)))
+    [result] = probes.run(packet.frame)
+    balancer.change("targets", index, "target", source=octets(LB.ip(family)))
+    sent = on_its_way(way, packet, result, Segment, source.ip(family))
+    assert_result(result, Verdict.REDIRECT, sent_on(way, sent, result.frame, BACKENDS[0], vip.ip(family)))
 
 
 @both_families
