@@ -341,7 +341,7 @@ LIVES = {  # what is said, and after how many seconds another may have the port
     "and resets": (Segment, (*OPEN, ">RA"), 1),
     "one that the backend closes": (Segment, (*OPEN, "<FA"), 1),
     "and resets, too": (Segment, (*OPEN, "<R"), 1),
-    "one that begins anew": (Segment, (*OPEN, ">FA", ">S"), 5),
+    "one that begins anew": (Segment, (*OPEN, ">FA", ">S", *OPEN), 60),
     "a datagram without an answer": (Datagram, (), 5),
     "a datagram": (Datagram, ("<",), 1),
     "an echo request without an answer": (Echo, (), 5),
