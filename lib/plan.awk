@@ -364,7 +364,8 @@ function emit_addresses_add(    i, key, address, kind) {
 	}
 	for (address in address_wanted) {
 		kind = address in is_shared ? "ADDRESS_SHARED" : "ADDRESS_OWN"
-		if (!(address in address_row) || address_row[address] != kind)
+		# One that an older version made tells them as numbers.
+		if (!(address in address_row) || address_row[address] != kind && address_row[address] != layout[kind])
 			update("addresses", encode("addr octets=" address), field_octets("number", 4, kind))
 	}
 }
