@@ -133,13 +133,18 @@ struct {
  * addresses: those of all services, and those that mode nat speaks with towards backends. For packets
  * that do not say which service they are of. Written by lb.sh.
  */
+enum address_kind {
+	ADDRESS_OWN = 1,
+	ADDRESS_SHARED = 2, /* a VIP that backends have too: of mode dsr, ipip or gue */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_SERVICES + MAX_BACKENDS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 	__type(key, struct addr);
-	__type(value, __u32); /* always 1 */
+	__type(value, enum address_kind);
 } addresses SEC(".maps");
 
 /*
@@ -609,7 +614,8 @@ struct {
 
 /*
  * probes: the answers to health probes, a backend's packets as they arrive -> the rewrite, as in `flows`. A table of their
- * own, so that many probes drive no flow out of that one. A flow's service is PROBES, and it has no backend.
+ * own, so that many probes drive no flow out of that one. A flow's service is PROBES, and it has no backend. One whose first
+ * answer is awaited was `seen` in the future.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -731,7 +737,7 @@ struct settings {
 	__u32 seed_is_given; /* 1: by the owner, the same on several balancers; 0: it is our own */
 	__u32 probe_ifindex; /* the interface that health probes come in by; 0: there are none */
 	struct addr
-		probe_source4; /* ours, for probes whose backend has an address of the other family */
+		probe_source4; /* ours, for probes to backends of the other family, or towards which ours is shared */
 	struct addr probe_source6;
 };
 

@@ -4,7 +4,7 @@
  * program `probe` gets them, on the interface that leads there: so other packets pay nothing for it. The source address
  * says which backend is asked, in the place of ring and flows: its last 16 bits are the id, of 169.254.0.0/16 or
  * 100::/64 (RFC 6666: nothing comes from there). The packet gets a source of ours, so that the answer comes here, and goes
- * on as the service's mode has it. Nothing from there is ever left to the host, who has the VIP too and would answer.
+ * on as the service's mode has it: dsr, ipip or gue. Nothing from there is ever left to the host, who has the VIP too and would answer.
  */
 #ifndef DATAPATH_PROBE_H
 #define DATAPATH_PROBE_H
@@ -13,8 +13,20 @@
 #include "nat.h"
 #include "send.h"
 
-#define PROBE_TRIES 8 /* source ports */
-#define PROBE_TIMEOUT 60 /* seconds, after which an answer is awaited no longer */
+#define PROBE_TRIES 32 /* source ports */
+/* Seconds, after which a port is as good as one that nobody has had: a backend may remember a connection (TIME-WAIT). */
+#define PROBE_TIMEOUT 60
+/* And, where there is none, after which it may be had all the same. */
+#define PROBE_OVER 1 /* once either end has closed the connection, or the answer was seen */
+#define PROBE_UNANSWERED 5
+
+/* Of ports, the better the higher. */
+enum probe_port {
+	PROBE_TAKEN = 0,
+	PROBE_FREE, /* whose it was has no more use for it */
+	PROBE_UNUSED,
+	PROBE_OWN, /* its connection has it already */
+};
 
 /* On each CPU: too much for the stack. Not pinned. */
 struct probe_work {
@@ -22,7 +34,8 @@ struct probe_work {
 	struct flow answer; /* and of the answer, */
 	struct flow_key key; /* which has these addresses and ports */
 	__u64 hash; /* of the packet as it came */
-	__u64 is_found; /* 1: a source port */
+	enum probe_port found; /* the best port so far */
+	__be16 port;
 };
 
 struct {
@@ -59,21 +72,35 @@ static __always_inline bool probe_is_member(__u32 service, __u32 backend)
 	return member && member->state != MEMBER_GONE;
 }
 
-/* Our address towards the backend; another one where that is of the other family, or is the VIP itself. */
+/* Our address towards the backend; another one where that is of the other family, or a VIP that backends have too. */
 static __always_inline void probe_source(struct addr *source, const struct packet *pkt,
 					 const struct target *target, const struct settings *conf)
 {
-	if (addr_is_ipv4(&target->source) != pkt->is_ipv6 &&
-	    !addr_equal(&target->source, &pkt->tuple.destination))
+	enum address_kind *kind = bpf_map_lookup_elem(&addresses, &target->source);
+
+	if (addr_is_ipv4(&target->source) != pkt->is_ipv6 && !(kind && *kind == ADDRESS_SHARED))
 		*source = target->source;
 	else
 		*source = pkt->is_ipv6 ? conf->probe_source6 : conf->probe_source4;
 }
 
-/* All but the source port. In the modes dsr, ipip and gue the packet keeps its destination. */
+/*
+ * What a probe's packet says of its state. While its first answer is awaited it was seen in the future; the answer makes
+ * that the present, without a look at what it is of.
+ */
+static __always_inline void probe_init_state(struct flow *answer, const struct packet *pkt,
+					     const struct settings *conf)
+{
+	answer->state = nat_state(pkt, true);
+	answer->seen = jiffies();
+	if (!(answer->state & FLOW_ESTABLISHED))
+		answer->seen += (__u64)(PROBE_UNANSWERED - PROBE_OVER) * conf->hz;
+}
+
+/* All but the source port. The packet keeps its destination. */
 static __always_inline void probe_init(struct probe_work *work, const struct xdp_md *ctx,
 				       const struct packet *pkt, const struct target *target,
-				       const struct settings *conf, bool is_direct)
+				       const struct settings *conf)
 {
 	const struct flow_key *tuple = &pkt->tuple;
 	struct flow *flow = &work->flow, *answer = &work->answer;
@@ -81,9 +108,8 @@ static __always_inline void probe_init(struct probe_work *work, const struct xdp
 
 	__builtin_memset(work, 0, sizeof(*work));
 	probe_source(&flow->source, pkt, target, conf);
-	flow->destination = is_direct ? tuple->destination : target->address;
-	flow->destination_port =
-		is_direct || !target->port ? tuple->destination_port : target->port;
+	flow->destination = tuple->destination;
+	flow->destination_port = tuple->destination_port;
 	flow->service = PROBES;
 	flow_key_of_other(&work->key, flow, tuple->protocol);
 	answer->source = tuple->destination;
@@ -93,41 +119,47 @@ static __always_inline void probe_init(struct probe_work *work, const struct xdp
 	answer->direction = FLOW_TO_CLIENT;
 	answer->service = PROBES;
 	answer->ifindex = ingress_ifindex(ctx);
-	answer->seen = jiffies();
+	probe_init_state(answer, pkt, conf);
 	if (eth) {
 		mac_copy(answer->dst_mac, eth->h_source);
 		mac_copy(answer->src_mac, eth->h_dest);
 	}
 }
 
-/* May the answer have this key? Not while another's has it; a packet to a service's port would pass for a client's. */
-static __always_inline bool probe_is_free(const struct probe_work *work,
-					  const struct settings *conf)
+/* Whether the answer may have this key. A packet to a service's port would pass for a client's. */
+static __always_inline enum probe_port probe_port_of(const struct probe_work *work,
+						     const struct settings *conf)
 {
 	struct flow *old = bpf_map_lookup_elem(&probes, &work->key);
 
 	if (service_get(conf, &work->key.destination, work->key.protocol,
 			bpf_ntohs(work->key.destination_port)) ||
 	    bpf_map_lookup_elem(&flows, &work->key))
-		return false;
-	return !old || nat_same_rewrite(old, &work->answer) ||
-	       has_surely_passed(conf, old->seen, PROBE_TIMEOUT);
+		return PROBE_TAKEN;
+	if (old && nat_same_rewrite(old, &work->answer))
+		return PROBE_OWN;
+	if (!old || has_surely_passed(conf, old->seen, PROBE_TIMEOUT))
+		return PROBE_UNUSED;
+	if (old->state & FLOW_ESTABLISHED &&
+	    !(old->state & (FLOW_FIN_CLIENT | FLOW_FIN_BACKEND | FLOW_RESET)))
+		return PROBE_TAKEN;
+	return has_surely_passed(conf, old->seen, PROBE_OVER) ? PROBE_FREE : PROBE_TAKEN;
 }
 
 /* Enters it. One that is there is changed in place, as another CPU may be reading it. Returns 0, or what the kernel said. */
 static __always_inline long probe_enter(struct probe_work *work)
 {
-	struct flow *old = bpf_map_lookup_elem(&probes, &work->key);
+	struct flow *old = bpf_map_lookup_elem(&probes, &work->key), *now = &work->answer;
 
-	if (old && nat_same_rewrite(old, &work->answer)) {
-		old->seen = work->answer.seen;
-		old->ifindex = work->answer.ifindex;
-		mac_copy(old->dst_mac, work->answer.dst_mac);
-		mac_copy(old->src_mac, work->answer.src_mac);
+	if (old && nat_same_rewrite(old, now)) {
+		nat_confirm(old, now, !(now->state & FLOW_ESTABLISHED), false);
+		old->ifindex = now->ifindex;
+		mac_copy(old->dst_mac, now->dst_mac);
+		mac_copy(old->src_mac, now->src_mac);
 		return 0;
 	}
-	nat_set_deltas(&work->answer, &work->key);
-	return bpf_map_update_elem(&probes, &work->key, &work->answer, BPF_ANY);
+	nat_set_deltas(now, &work->key);
+	return bpf_map_update_elem(&probes, &work->key, now, BPF_ANY);
 }
 
 /* bpf_loop() goes on while it returns 0. */
@@ -135,6 +167,7 @@ static long probe_try(__u32 i, void *unused)
 {
 	struct probe_work *work = probe_work_get();
 	struct settings *conf = settings_get();
+	enum probe_port found;
 	__u32 ports;
 
 	if (!work || !conf || conf->nat_port_last < conf->nat_port_first)
@@ -142,18 +175,26 @@ static long probe_try(__u32 i, void *unused)
 	ports = conf->nat_port_last - conf->nat_port_first + 1;
 	work->key.destination_port =
 		bpf_htons(conf->nat_port_first + hash_below(hash_mix(work->hash, i) >> 32, ports));
-	work->is_found = work->key.destination_port && probe_is_free(work, conf);
-	return work->is_found;
+	found = work->key.destination_port ? probe_port_of(work, conf) : PROBE_TAKEN;
+	if (found > work->found) {
+		work->found = found;
+		work->port = work->key.destination_port;
+	}
+	return work->found == PROBE_OWN;
 }
 
-/* Finds a source port, the same for all packets of a connection, as its hash says which. */
+/*
+ * Finds a source port, the same for all packets of a connection: where to look follows from its hash, and all those places are
+ * looked at, as what was not free when it began may be so by now.
+ */
 static __always_inline enum reason probe_begin(struct probe_work *work, const struct packet *pkt)
 {
 	work->hash = pkt->hash;
 	bpf_loop(PROBE_TRIES, probe_try, NULL, 0);
-	if (!work->is_found)
+	if (work->found == PROBE_TAKEN)
 		return REASON_NO_PORT;
-	work->flow.source_port = work->key.destination_port;
+	work->key.destination_port = work->port;
+	work->flow.source_port = work->port;
 	nat_set_deltas(&work->flow, &pkt->tuple);
 	return probe_enter(work) ? REASON_NO_MEMORY : REASON_FORWARDED;
 }
@@ -175,10 +216,9 @@ static __always_inline int probe_direct(struct xdp_md *ctx, const struct packet 
 }
 
 /* Likewise, once the packet has its new source. To be told that it is too big, it gets back the old one. */
-static __always_inline int probe_send_direct(struct xdp_md *ctx, struct packet *pkt,
-					     const struct service *service,
-					     const struct settings *conf, struct target *target,
-					     struct probe_work *work)
+static __always_inline int probe_send(struct xdp_md *ctx, struct packet *pkt,
+				      const struct service *service, const struct settings *conf,
+				      struct target *target, struct probe_work *work)
 {
 	struct flow *answer = &work->answer;
 	int result;
@@ -205,11 +245,11 @@ static __always_inline int probe_forward(struct xdp_md *ctx, struct packet *pkt,
 {
 	__u32 backend = probe_backend(&pkt->tuple.source);
 	struct probe_work *work = probe_work_get();
-	bool is_direct = mode_is_direct(service->mode);
 	struct target *target;
 
-	*reason = REASON_NO_BACKEND;
-	if (!work || !backend || !probe_is_member(service->id, backend))
+	*reason = REASON_NO_BACKEND; /* in the other modes none has the VIP */
+	if (!work || !mode_is_direct(service->mode) || !backend ||
+	    !probe_is_member(service->id, backend))
 		return XDP_DROP;
 	target = target_get(backend);
 	if (!target)
@@ -217,15 +257,13 @@ static __always_inline int probe_forward(struct xdp_md *ctx, struct packet *pkt,
 	*reason = REASON_UNRESOLVED;
 	if (!target_resolve(ctx, target, !addr_is_ipv4(&target->address), conf))
 		return XDP_DROP;
-	probe_init(work, ctx, pkt, target, conf, is_direct);
+	probe_init(work, ctx, pkt, target, conf);
 	if (addr_is_zero(&work->flow.source))
 		return XDP_DROP;
 	*reason = probe_begin(work, pkt);
 	if (*reason != REASON_FORWARDED)
 		return XDP_DROP;
-	return is_direct ? probe_send_direct(ctx, pkt, service, conf, target, work) :
-			   send(ctx, pkt, conf, &work->flow, target->ifindex, target->dst_mac,
-				target->src_mac);
+	return probe_send(ctx, pkt, service, conf, target, work);
 }
 
 /* What becomes of a packet that came in by settings.probe_ifindex. */

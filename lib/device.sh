@@ -166,7 +166,7 @@ instance_destroy() {
 	devices_attached
 	for device in "${!ATTACHED[@]}" "${!DECAPS[@]}"; do device_detach "$device"; done
 	state_read
-	probe_end
+	probe_remove
 	address_remove_all
 	neighbour_release_all
 	forwarding_off

@@ -103,7 +103,7 @@ instance_discard() {
 	if ((STATE_NETNS == $NETNS_INODE)); then
 		instance_destroy
 	else
-		probe_end
+		probe_remove
 		instance_remove_pins
 	fi
 }

@@ -344,10 +344,15 @@ function timeout_field(name) {
 
 # --- The map `addresses`: what packets may be for ---
 
-function emit_addresses_add(    i, key, address) {
-	for (i = 1; i <= service_count["new"]; i++)
-		if (("new", service_key["new", i]) in is_service)
-			address_wanted[service["new", service_key["new", i], "vip"]] = 1
+function emit_addresses_add(    i, key, address, kind) {
+	for (i = 1; i <= service_count["new"]; i++) {
+		key = service_key["new", i]
+		if (!(("new", key) in is_service))
+			continue
+		address_wanted[service["new", key, "vip"]] = 1
+		if (service["new", key, "mode"] ~ /^(dsr|ipip|gue)$/)
+			is_shared[service["new", key, "vip"]] = 1
+	}
 	for (i = 1; i <= source_count["new"]; i++)
 		address_wanted[source_at["new", i]] = 1
 	for (i = 1; i <= backend_count["new"]; i++) {
@@ -357,9 +362,12 @@ function emit_addresses_add(    i, key, address) {
 		if (address != "-")
 			address_wanted[address] = 1
 	}
-	for (address in address_wanted)
-		if (!(address in address_row))
-			update("addresses", encode("addr octets=" address), encode(1))
+	for (address in address_wanted) {
+		kind = address in is_shared ? "ADDRESS_SHARED" : "ADDRESS_OWN"
+		# One that an older version made tells them as numbers.
+		if (!(address in address_row) || address_row[address] != kind && address_row[address] != layout[kind])
+			update("addresses", encode("addr octets=" address), field_octets("number", 4, kind))
+	}
 }
 
 # Ours towards a backend, "-" for none.

@@ -19,15 +19,41 @@ probe_begin() {
 	(
 		lock
 		instance_require
-		probe_end
+		probe_remove
 		probe_make
 		maps_flush
 	)
 	probe_names
 }
 
-# Removes it all, and what a killed one has left.
+# Ends it, whether or not there is the instance still.
 probe_end() {
+	(
+		lock
+		probe_forget
+		probe_remove
+	)
+}
+
+# After services have changed.
+probe_refresh() {
+	lock
+	instance_require
+	probe_names
+	[[ -z $PROBE_DEVICE ]] || probe_configure
+}
+
+# So that answers are looked for no more.
+probe_forget() {
+	instance_exists || return 0
+	state_read
+	((STATE_NETNS == NETNS_INODE)) || return 0
+	map_change settings 0 : settings probe_ifindex=0
+	maps_flush
+}
+
+# Removes it all, and what a killed one has left.
+probe_remove() {
 	probe_names
 	[[ -n $PROBE_DEVICE ]] || return 0
 	links_read
@@ -104,5 +130,5 @@ probe_route() { # FAMILY PREFIX
 probe_upgrade() {
 	probe_names
 	[[ -n $PROBE_DEVICE && -n ${LINK_PROGRAM[$PROBE_DEVICE]:-} ]] || return 0
-	if [[ -e $CONTROL/probe ]]; then upgrade_attach "$PROBE_DEVICE" generic probe; else probe_end; fi
+	if [[ -e $CONTROL/probe ]]; then upgrade_attach "$PROBE_DEVICE" generic probe; else probe_remove; fi
 }

@@ -34,7 +34,7 @@ function tell(kind, name, text,    w) {
 	else if (kind == "return")
 		return_row[name] = text
 	else if (kind == "address")
-		address_row[name] = 1
+		address_row[name] = text
 	else if (kind == "ring")
 		ring_row[name] = text + 0
 	else if (kind == "snat") {

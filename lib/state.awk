@@ -114,7 +114,12 @@ function hex_text(octets,    o, i, text) {
 	else if (map == "ring_sizes")
 		tell("ring", value["key"], value["value"])
 	else if (map == "addresses")
-		tell("address", address_text(value["key.octets"]), 1)
+		tell("address", address_text(value["key.octets"]), unquoted(value["value"]))
+}
+
+function unquoted(text) {
+	gsub(/"/, "", text)
+	return text
 }
 
 # What bpftool escapes in a text.

@@ -56,8 +56,8 @@ watch_begin() {
 }
 
 watch_end() {
-	rm -rf "$WORK" 2>/dev/null || rm -rf "$WORK" # something was being put there
 	[[ -z $WAY_MADE ]] || probe_end
+	rm -rf "$WORK" 2>/dev/null || rm -rf "$WORK" # something was being put there
 }
 
 # One in an instance. `upgrade`, `down` and `up` make another directory of that name. By systemd there is one for each interface, and
@@ -210,7 +210,11 @@ watch_listed() { # STATUS SUM
 
 # What probes of the VIP are sent through, once there are any; see lib/probe.sh.
 watch_way() {
-	[[ " ${CHECK_TO[*]} " == *' vip '* && -z $WAY_MADE ]] || return 0
+	[[ " ${CHECK_TO[*]} " == *' vip '* ]] || return 0
+	if [[ -n $WAY_MADE ]]; then
+		watch_aside probe_refresh
+		return
+	fi
 	probe_begin
 	WAY_MADE=1
 }

@@ -83,6 +83,10 @@ ask() { # HOST OUTER VIP [WORDS of curl...]
 	probes curl -sS --max-time 5 --interface "$(prober "$@")" "${@:4}" "http://$(at_port "$3" 80)/" 2>&1
 }
 
+setting() { # NAME
+	map_dump settings | jq -c ".[0].value.$1.octets? // .[0].value.$1"
+}
+
 is_silent() { # HOST OUTER VIP
 	! ask "$@" --max-time 1 | grep -q "^$1 "
 }
@@ -114,7 +118,7 @@ nothing_is_made() {
 			done
 		done
 	done
-	for host in h2 h3; do [[ $(ask "$host" 4 10.0.0.20) == "$host 80 10.0.0.10" ]]; done
+	is_silent h2 4 10.0.0.20 # in mode nat nobody has it
 	diff <(echo "$before") <(lb -j status | jq -c '[[.services[] | .traffic], [.backends[] | .opened, .traffic, .flows]]')
 }
 
@@ -210,6 +214,39 @@ nothing_is_made() {
 	probes_work
 	within probe_end
 	nothing_is_made
+	[[ $(setting probe_ifindex) == 0 ]]
+	within probe_begin
+	probes_work
+	(($(setting probe_ifindex) > 0))
+}
+
+source_is() { # OCTETS
+	[[ $(setting probe_source4) == *",$1]" ]]
+}
+
+are_up() { # SERVICE
+	lb -j status | jq -e --arg name "$1" '.services[] | select(.name == $name) | [.backends[].health] == ["up", "up"]'
+}
+
+@test "a watcher makes it, keeps to addresses that no backend has, and leaves nothing" {
+	local watcher
+	serve_http h2 80
+	serve_http h3 80
+	within probe_end
+	lb check tcp-10.0.0.83 tcp port 80
+	start_on lb "$BATS_TEST_TMPDIR/watch" "$TOP/lb.sh" watch
+	watcher=$!
+	await 30 are_up tcp-10.0.0.83
+	source_is 10,0,0,10
+	(($(setting probe_ifindex) > 0))
+	lb service own tcp 10.0.0.10:81 mode dsr
+	await 30 source_is 10,0,0,20 # it is of mode nat
+	lb service del own
+	await 30 source_is 10,0,0,10
+	kill "$watcher"
+	await 10 nothing_is_made || fail "$(cat "$BATS_TEST_TMPDIR/watch")"
+	[[ $(setting probe_ifindex) == 0 ]]
+	lb check tcp-10.0.0.83 none
 	within probe_begin
 	probes_work
 }

@@ -16,8 +16,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.word)
 PROBER, OWN = "02:00:00:00:00:02", "02:00:00:00:00:01"  # the MAC addresses of a probe's way here
 FURTHER = Host("", "10.0.0.12", "2001:db8::12")  # ours, for backends of the other family
 REWRITING = {"nat": Host("", "10.0.0.91", "2001:db8::91"), "dnat": Host("", "10.0.0.92", "2001:db8::92")}
-REWRITTEN = {"nat": KINDS, "dnat": (Segment, Datagram)}
-PORT = {"nat": 0, "dnat": 8000}  # of their backends
 
 
 class Probes:
@@ -41,9 +39,9 @@ class Probes:
         return {name: new - before for name, new, before in zip(reasons, totals, old) if new != before}
 
 
-def rewriting(mode, kind):
-    """The service of that mode; in mode dnat an address and port serve but one, so it is a port of their own."""
-    return WAYS[0].service(kind)._replace(words=f"p{mode}-{kind.word}", mode=mode, vip=REWRITING[mode])
+def rewriting(mode):
+    """A service of that mode, whose backends do not have the VIP."""
+    return WAYS[0].service(Segment)._replace(words=f"p{mode}-tcp", mode=mode, vip=REWRITING[mode])
 
 
 def lines(family):
@@ -51,10 +49,9 @@ def lines(family):
     for way in WAYS:
         for kind in KINDS:
             yield from service_lines(way.service(kind), family, [one.ip(way.outer) for one in BACKENDS], "track always")
-    for mode, kinds in REWRITTEN.items():
-        for kind in kinds:
-            names = [one._replace(port=PORT[mode]).name(family) for one in BACKENDS]
-            yield from service_lines(rewriting(mode, kind), family, names, "")
+    for mode in REWRITING:
+        names = [one._replace(port=8000).name(family) for one in BACKENDS]  # in mode dnat each serves but one
+        yield from service_lines(rewriting(mode), family, names, "")
 
 
 def service_lines(service, family, backends, words):
@@ -110,10 +107,10 @@ def source_towards(way, family):
     return (LB if way.outer == family else FURTHER).ip(family)
 
 
-def on_its_way(way, packet, result, kind):
+def on_its_way(way, packet, result, kind, source=None):
     """What the probe is to be in the backend's eyes."""
     port = port_at(result.frame, packet.l4_offset + way.overhead, kind)
-    inner = packet.but(src=source_towards(way, packet.family), ttl=packet.ttl - 1)
+    inner = packet.but(src=source or source_towards(way, packet.family), ttl=packet.ttl - 1)
     return inner.with_ports(port, packet.ports[1])
 
 
@@ -146,17 +143,16 @@ def test_a_probe_reaches_its_backend_and_the_answer_comes_back(balancer, probes,
 
 
 @both_families
-@pytest.mark.parametrize("mode,kind", [(mode, kind) for mode, kinds in REWRITTEN.items() for kind in kinds])
-def test_likewise_where_packets_are_rewritten(balancer, probes, mode, kind, family):
-    for backend in BACKENDS:
-        backend = backend._replace(port=PORT[mode])
-        packet = probe(balancer, rewriting(mode, kind), family, backend.name(family))
-        [result] = probes.run(packet.frame)
-        port = port_at(result.frame, packet.l4_offset, kind)
-        sent = packet.but(src=LB.ip(family), dst=backend.ip(family), ttl=packet.ttl - 1, src_mac=LB.mac, dst_mac=backend.mac)
-        sent = sent.with_ports(port, backend.port or packet.ports[1])
-        assert_result(result, Verdict.REDIRECT, sent.frame)
-        comes_back(balancer, packet, answer(sent))
+@pytest.mark.parametrize("vip,source", [(WAYS[1].vip, FURTHER), (REWRITING["nat"], REWRITING["nat"])], ids=["shared", "own"])
+def test_no_probe_comes_from_an_address_that_backends_have_too(balancer, probes, family, vip, source):
+    """Here the balancer's own towards this backend is a VIP."""
+    way, name = WAYS[0] if family == 4 else WAYS[2], BACKENDS[0].ip(family)
+    packet, index = probe(balancer, way.service(Segment), family, name), index_key(balancer.backends()[name])
+    balancer.change("targets", index, "target", source=octets(vip.ip(family)))
+    [result] = probes.run(packet.frame)
+    balancer.change("targets", index, "target", source=octets(LB.ip(family)))
+    sent = on_its_way(way, packet, result, Segment, source.ip(family))
+    assert_result(result, Verdict.REDIRECT, sent_on(way, sent, result.frame, BACKENDS[0], vip.ip(family)))
 
 
 @both_families
@@ -223,6 +219,7 @@ def hostile(balancer, family):
     parts = fragments(whole, 600)
     table |= {
         "of another service's backend": (stranger, "no_backend"),
+        **{f"to mode {mode}": (probe(balancer, rewriting(mode), family, BACKENDS[0]._replace(port=8000).name(family)), "no_backend") for mode in REWRITING},
         "without a hop left": (packet.but(ttl=1), "ttl_expired"),
         "to nobody": (packet.but(dst="10.0.0.99" if family == 4 else "2001:db8::99"), None),
         "to another port": (packet.but(dport=81), None),
@@ -290,15 +287,134 @@ def test_each_has_a_port_of_its_own_until_there_are_none(balancer, probes, slow_
 
 
 def test_a_port_that_a_flow_of_mode_nat_has_is_left_to_it(balancer, probes, two_ports):
-    service = rewriting("nat", Segment)
+    service = WAYS[0].service(Segment)
     for port in two_ports:
-        key = balancer.flow_key(BACKENDS[0].ipv4, LB.ipv4, 80, port, 6)
+        key = balancer.flow_key(service.vip.ipv4, LB.ipv4, 80, port, 6)
         value = balancer.layout.encode("flow", direction=1)
         balancer.bpftool(*balancer.map_command("update", "flows", key), "value", "hex", value.hex(" "))
     [result] = probes.run(probe(balancer, service, 4, BACKENDS[0].ipv4).frame)
     assert result.verdict is Verdict.DROP and probes.counted() == {"no_port": 1}
     for port in two_ports:
-        balancer.forget_flow(balancer.flow_key(BACKENDS[0].ipv4, LB.ipv4, 80, port, 6))
+        balancer.forget_flow(balancer.flow_key(service.vip.ipv4, LB.ipv4, 80, port, 6))
+
+
+def is_sent(probes, *packets):
+    return [result.verdict is Verdict.REDIRECT for result in probes.run(*[packet.frame for packet in packets])]
+
+
+def key_of(balancer, sent):
+    """Under which a probe's answer comes."""
+    return balancer.flow_key(*answer(sent).key)
+
+
+def age_probe(balancer, sent, seconds):
+    key = key_of(balancer, sent)
+    seen = balancer.lookup("probes", key)["formatted"]["value"]["seen"]
+    balancer.change("probes", key, "flow", seen=seen - seconds * balancer.settings["hz"])
+
+
+def begin(balancer, probes, kind, family=4):
+    """A probe that got a port, and what the backend sees of it."""
+    while True:  # a port may lie where none of its tries does
+        packet = probe(balancer, WAYS[0].service(kind), family, BACKENDS[0].ip(4))
+        [result] = probes.run(packet.frame)
+        if result.verdict is Verdict.REDIRECT:
+            return packet, on_its_way(WAYS[0], packet, result, kind)
+
+
+def converse(balancer, probes, packet, sent, steps):
+    """What the probe (>) and the backend (<) say; flags, where it is TCP."""
+    for step in steps:
+        if step[0] == ">":
+            assert is_sent(probes, packet.flags(step[1:])) == [True]
+        else:
+            reply = answer(sent, src_mac=BACKENDS[0].mac, dst_mac=LB.mac)
+            comes_back(balancer, packet, reply.flags(step[1:]) if step[1:] else reply)
+
+
+OPEN = "<SA", ">A"
+LIVES = {  # what is said, and after how many seconds another may have the port
+    "a SYN without an answer": (Segment, (), 5),
+    "one that was refused": (Segment, ("<RA",), 1),
+    "a connection": (Segment, OPEN, 60),
+    "one that the probe closes": (Segment, (*OPEN, ">FA"), 1),
+    "and resets": (Segment, (*OPEN, ">RA"), 1),
+    "one that the backend closes": (Segment, (*OPEN, "<FA"), 1),
+    "and resets, too": (Segment, (*OPEN, "<R"), 1),
+    "one that begins anew": (Segment, (*OPEN, ">FA", ">S", *OPEN), 60),
+    "a datagram without an answer": (Datagram, (), 5),
+    "a datagram": (Datagram, ("<",), 1),
+    "an echo request without an answer": (Echo, (), 5),
+    "an echo request": (Echo, ("<",), 1),
+}
+
+
+@pytest.mark.parametrize("kind,steps,seconds", LIVES.values(), ids=LIVES)
+def test_a_port_is_another_probes_once_nobody_needs_it(balancer, probes, two_ports, kind, steps, seconds):
+    taken = [begin(balancer, probes, kind) for _ in two_ports]
+    others = [probe(balancer, WAYS[0].service(kind), 4, BACKENDS[0].ip(4)) for _ in range(8)]
+    for packet, sent in taken:
+        converse(balancer, probes, packet, sent, steps)
+        age_probe(balancer, sent, seconds - 1)
+    assert not any(is_sent(probes, *others))
+    for _, sent in taken:
+        age_probe(balancer, sent, 1)
+    assert is_sent(probes, *others) == [True] * 2 + [False] * 6
+
+
+def test_one_that_nobody_has_had_for_a_minute_comes_first(balancer, probes, two_ports):
+    packet, sent = begin(balancer, probes, Segment)
+    converse(balancer, probes, packet, sent, (*OPEN, ">FA"))
+    age_probe(balancer, sent, 59)
+    [unused] = {*two_ports} - {sent.ports[0]}
+    for _ in range(8):
+        _, other = begin(balancer, probes, Segment)
+        assert other.ports[0] == unused
+        balancer.bpftool(*balancer.map_command("delete", "probes", key_of(balancer, other)))
+    age_probe(balancer, sent, 1)
+    ports = set()
+    for _ in range(30):
+        _, other = begin(balancer, probes, Segment)
+        ports |= {other.ports[0]}
+        age_probe(balancer, other, 100)
+    assert ports == {*two_ports}
+
+
+def test_a_connection_keeps_its_port_whatever_becomes_free(balancer, probes, two_ports):
+    for _ in range(8):
+        (_, first), (packet, sent) = (begin(balancer, probes, Segment) for _ in two_ports)
+        converse(balancer, probes, packet, sent, OPEN)
+        age_probe(balancer, sent, 1000)
+        balancer.bpftool(*balancer.map_command("delete", "probes", key_of(balancer, first)))
+        [result] = probes.run(packet.flags("A").frame)
+        assert port_at(result.frame, packet.l4_offset, Segment) == sent.ports[0]
+        balancer.bpftool(*balancer.map_command("delete", "probes", key_of(balancer, sent)))
+
+
+def test_a_services_port_is_none(balancer, probes, two_ports):
+    """An answer to it would pass for a client's packet."""
+    way = WAYS[2]
+    packets = [probe(balancer, way.service(Segment), 4, BACKENDS[0].ip(6)) for _ in range(8)]
+    for port in two_ports:
+        balancer.lb("service", f"port-{port}", "tcp", f"{FURTHER.ipv4}:{port}", "noaddress")
+    assert not any(is_sent(probes, *packets))
+    for port in two_ports:
+        balancer.lb("service", "del", f"port-{port}")
+    assert any(is_sent(probes, *packets))
+
+
+@both_families
+def test_answers_follow_the_interface_that_probes_come_by(balancer, probes, other_ifindex, family):
+    packet, sent = begin(balancer, probes, Segment, family)
+    reply = answer(sent, src_mac=BACKENDS[0].mac, dst_mac=LB.mac)
+    comes_back(balancer, packet, reply)
+    balancer.change_settings(probe_ifindex=other_ifindex)
+    again = packet.flags("A").but(src_mac="02:00:00:00:00:04", dst_mac="02:00:00:00:00:03")
+    [result] = probes.run(again.frame, ifindex=other_ifindex)
+    balancer.change_settings(probe_ifindex=probes.ifindex)
+    assert port_at(result.frame, packet.l4_offset, Segment) == sent.ports[0]
+    comes_back(balancer, again, reply)
+    assert balancer.lookup("probes", key_of(balancer, sent))["formatted"]["value"]["ifindex"] == other_ifindex
 
 
 @both_families
