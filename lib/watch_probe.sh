@@ -159,11 +159,11 @@ watch_curl() { # TO GROUPS KEY...
 
 # A body is cut off where it gets too large, which ends that probe alone.
 watch_curl_run() { # TO WORDS...
-	local -a curl=(curl -q --no-progress-meter -Z --parallel-immediate --parallel-max "$WATCH_MANY" "${@:2}")
+	local -a way=()
+	[[ $1 != vip ]] || way=(nsenter --net="/run/netns/$PROBE_NETNS" --)
 	trap '' XFSZ
 	ulimit -f "$WATCH_BODY"
-	[[ $1 != vip ]] || { probe_run "${curl[@]}" </dev/null && return; }
-	exec setpriv --pdeathsig KILL "${curl[@]}" </dev/null
+	exec setpriv --pdeathsig KILL "${way[@]}" curl -q --no-progress-meter -Z --parallel-immediate --parallel-max "$WATCH_MANY" "${@:2}" </dev/null
 }
 
 # --- Members one by one ---

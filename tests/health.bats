@@ -6,6 +6,7 @@
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic
+load direct
 
 WATCH_TOOLS=(curl dig dnsmasq fping nginx openssl socat)
 
@@ -301,6 +302,23 @@ last_is() { # FILE LINE
 	serve_web h2
 	becomes tls 10.0.0.2 up
 	is tls 10.0.0.3 up
+}
+
+# h2 has no server. What is said of it must not get in the way of what is found of the other, again and again.
+@test "to the VIP: one is found dead, and the other one comes back after so many answers as it should" {
+	require_tool ethtool
+	serve_web h3
+	printf '%s\n' 'service direct tcp 10.0.0.81:80 mode dsr' 'backend 10.0.0.2' 'backend 10.0.0.3' | lb apply -
+	prepare h2 direct
+	prepare h3 direct
+	lb check direct http interval 0.5 timeout 0.5 fall 2 rise 3
+	lb health direct 10.0.0.3 down by hand >/dev/null
+	watch
+	becomes direct 10.0.0.2 down
+	said direct 10.0.0.2 down 'connect failed 2x$'
+	becomes direct 10.0.0.3 up
+	said direct 10.0.0.3 up '3 answers in a row$'
+	[[ $(grep -vc ' in direct: ' "$SAID") == 0 ]]
 }
 
 # --- What it does with what it finds ---
