@@ -49,6 +49,7 @@ watch_begin() {
 	exec {both}<>"$words"
 	exec {RESULTS}<"$words"
 	exec {SAY}>"$words" {both}<&-
+	NONCE=$SRANDOM$SRANDOM # what curl says begins with it
 	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF=''
 	WATCHDOG=$((${WATCHDOG_USEC:-0} / 20000))
 	watch_clock
@@ -124,11 +125,20 @@ watch_hear() { # LINE
 	fail) watch_result "$key" "$why" ;;
 	done) watch_batch_done "$key" ;;
 	short) watch_batch_short "$key" "$why" ;;
+	late) watch_warn late "${why#* } was heard too late to tell whether $key members answer: this machine is overloaded" ;;
 	list) watch_listed "$key" "$why" ;;
 	look) [[ $key == "$LOOKED" ]] || LIST_WANTED=1 ;;
 	report) watch_reported "$key" ;;
 	hook) watch_hook_done "$key" "$why" ;;
 	esac
+}
+
+# What may go on and on is said once a minute.
+declare -A WARNED
+watch_warn() { # WHAT TEXT
+	((NOW - ${WARNED[$1]:--100000} >= 6000)) || return 0
+	WARNED[$1]=$NOW
+	warn "$2"
 }
 
 watch_chores() {
@@ -180,7 +190,7 @@ watch_list() { # NUMBER
 	mkdir "$dir"
 	sum=$(watch_sum)
 	"$SELF" -i "$INSTANCE" health >"$dir/list" 2>"$dir/said" </dev/null || status=$?
-	((status)) || awk -f "$HERE/lib/watch_list.awk" -v WORK="$dir" -v GROUP_SIZE="$WATCH_GROUP" "$dir/list" >"$dir/arrays" || status=$?
+	((status)) || awk -f "$HERE/lib/watch_list.awk" -v WORK="$dir" -v NONCE="$NONCE" -v GROUP_SIZE="$WATCH_GROUP" "$dir/list" >"$dir/arrays" || status=$?
 	echo "list $status ${sum%% *}" >&"$SAY"
 }
 

@@ -28,10 +28,12 @@ configure() {
 		service dns udp 10.0.0.20:53
 		service any icmp 10.0.0.21
 		service port tcp [2001:db8::20]:80
+		service direct tcp 10.0.0.81:80 mode dsr
 		backend 10.0.0.2
 		backend 10.0.0.3
 		backend 2001:db8::2 service port
 		backend 2001:db8::3 service port
+		backend [2001:db8::2]:81 service port
 	EOF
 }
 
@@ -308,10 +310,9 @@ last_is() { # FILE LINE
 @test "to the VIP: one is found dead, and the other one comes back after so many answers as it should" {
 	require_tool ethtool
 	serve_web h3
-	printf '%s\n' 'service direct tcp 10.0.0.81:80 mode dsr' 'backend 10.0.0.2' 'backend 10.0.0.3' | lb apply -
+	checks 'direct http interval 0.5 timeout 0.5 rise 3'
 	prepare h2 direct
 	prepare h3 direct
-	lb check direct http interval 0.5 timeout 0.5 fall 2 rise 3
 	lb health direct 10.0.0.3 down by hand >/dev/null
 	watch
 	becomes direct 10.0.0.2 down
@@ -319,6 +320,68 @@ last_is() { # FILE LINE
 	becomes direct 10.0.0.3 up
 	said direct 10.0.0.3 up '3 answers in a row$'
 	[[ $(grep -vc ' in direct: ' "$SAID") == 0 ]]
+}
+
+# Of a service 1 by http and 2 by tcp: what is said of each line of curl's, by one who is there to hear it or comes LATE.
+results() { # [LATE]
+	printf '%s\n' '1 http 200 fine' '2 tcp' >"$BATS_TEST_TMPDIR/checks"
+	awk -f lib/watch_result.awk -f lib/watch_curl.awk -v CLIENT=curl -v BATCH=7 -v COUNT="$(wc -l <"$BATS_TEST_TMPDIR/lines")" -v NONCE=n \
+		-v LATEST="${1:-$((1 << 50))}" -v LIMIT=100 -v LOUD='1:1 1:2 1:3 1:4 1:5 1:6 2:1 2:2' -v WORK="$BATS_TEST_TMPDIR" \
+		"$BATS_TEST_TMPDIR/checks" - <"$BATS_TEST_TMPDIR/lines"
+}
+
+@test "what curl says: its own troubles are no member's, nor is what a server has it say, nor what was heard too late" {
+	cd "$TOP" || return
+	echo 'all is fine' | tee "$BATS_TEST_TMPDIR/body.1:1" >"$BATS_TEST_TMPDIR/body.1:3"
+	cat >"$BATS_TEST_TMPDIR/lines" <<-EOF
+		n 1:1 0 200 0.1 12 
+		n 1:2 23 200 0.1 99 Failed writing body
+		n 1:3 23 200 0.1 100 Failed writing body
+		n 1:4 60 000 0.1 0 SSL: certificate subject name 'x
+		1:5 7 000 0 0 '
+		n 1:5 77 000 0 0 error setting certificate file
+		n 1:6 28 000 0 0 Connection timed out
+		n 2:1 7 000 0 0 Connection refused
+		n 2:2 25 000 0.1 0 Chunky upload is not supported by HTTP 1.0
+	EOF
+	run -0 results
+	[[ $output == "$(
+		cat <<-'EOF'
+			ok 1:1
+			ok 1:3
+			fail 1:4 certificate: certificate subject name x
+			fail 1:6 connect timed out
+			fail 2:1 connect failed
+			ok 2:2
+			short 6 9 curl Failed writing body
+			done 7
+		EOF
+	)" ]]
+	run ! test -s "$BATS_TEST_TMPDIR/body.1:1"
+	run -0 results 1
+	output_has 'late 1 curl' 'fail 2:1 connect failed'
+	[[ $output != *'timed out'* ]]
+}
+
+# fake TOOL TEXT: another one for the watcher, a shell's script.
+fake() {
+	mkdir -p "$BATS_TEST_TMPDIR/bin"
+	printf '#!/bin/sh\n%s\n' "$2" >"$BATS_TEST_TMPDIR/bin/$1"
+	chmod +x "$BATS_TEST_TMPDIR/bin/$1"
+}
+
+@test "a client that fails finds nobody down; of members with one address it is asked once" {
+	fake dig 'echo "out of memory" >&2; exit 10'
+	fake fping "echo \"\$*\" >>$BATS_TEST_TMPDIR/asked; exec $(type -P fping) \"\$@\""
+	checks 'dns dns name who.test interval 0.5 timeout 0.5' 'port icmp interval 0.5 timeout 0.5'
+	lb health - <<<$'dns 10.0.0.2 up\ndns 10.0.0.3 up' >/dev/null
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH watch
+	becomes port 2001:db8::2 up
+	becomes port '[2001:db8::2]:81' up
+	run ! grep -E '(2001:db8::2 ).*\1' "$BATS_TEST_TMPDIR/asked"
+	await 30 grep -qx 'lb.sh: dig says what became of 0 of 1 probes: exit status 10: out of memory' "$SAID"
+	run ! grep ' in dns: ' "$SAID"
+	[[ $(grep -c 'dig says' "$SAID") == 1 ]]
 }
 
 # --- What it does with what it finds ---
