@@ -4,6 +4,7 @@
 declare -A DUE        # by group: when its next round begins
 declare -A BATCH_OF   # by group: of which batch it is, while that is under way
 declare -A BATCH_ENDS # by batch: when it is over at the latest
+declare -A BATCH_LIST # by batch: the number of the list that it is of
 
 WATCH_GRID=5    # rounds begin at multiples of this, so that there is more to be probed at a time
 WATCH_MANY=300  # connections of one curl: it knows no more
@@ -89,6 +90,7 @@ watch_client() { # KIND TO TIMEOUT GROUP...
 		words=(${GROUP[$group]})
 		keys+=("${words[@]:1}")
 	done
+	BATCH_LIST[$BATCH_NUMBER]=${LISTED##*/}
 	BATCH_ENDS[$BATCH_NUMBER]=$((NOW + timeout * (${#keys[@]} / WATCH_FEW + 1) / 10 + 1000))
 	case $kind:$to in
 	icmp:address) watch_fping "$timeout" "${*:4}" "${keys[@]}" ;;
@@ -102,7 +104,7 @@ watch_batch_done() { # BATCH
 	for group in "${!BATCH_OF[@]}"; do
 		[[ ${BATCH_OF[$group]} != "$1" ]] || unset "BATCH_OF[$group]"
 	done
-	unset "BATCH_ENDS[$1]"
+	unset "BATCH_ENDS[$1]" "BATCH_LIST[$1]"
 }
 
 # A client that says nothing of some has failed itself.

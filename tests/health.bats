@@ -125,9 +125,9 @@ serve_name() { # HOST ANSWER
 # --- The watcher ---
 
 # What it says is in $SAID; its process in $WATCHER. It must end by itself, so it is none of start_on().
-watch() {
+watch() { # [CMD...], which it is run by
 	SAID=$BATS_TEST_TMPDIR/watch
-	MARK=$PREFIX$BATS_TEST_NUMBER setsid "$TOP/lb.sh" -n "${PREFIX}lb" watch 3>&- >>"$SAID" 2>&1 </dev/null &
+	MARK=$PREFIX$BATS_TEST_NUMBER setsid "$@" "$TOP/lb.sh" -n "${PREFIX}lb" watch 3>&- >>"$SAID" 2>&1 </dev/null &
 	WATCHER=$!
 }
 
@@ -461,6 +461,31 @@ none_marked() {
 	[[ $(tail -n 1 "$SAID") == "lb.sh: instance '${PREFIX}lb' is gone" ]]
 	no_work_is_left
 	lb up veth6
+}
+
+# In the watcher's own mount namespace, as long as there is a file "fill".
+@test "where there is no room for what it writes down, a watcher goes on, and takes nobody down for that" {
+	local run=$BATS_TEST_TMPDIR/run
+	by_files
+	printf '#!/bin/sh\necho all is well || exit 3\n' >"$BATS_FILE_TMPDIR/probe"
+	fake small "mount -t tmpfs -o size=256k none $run
+		while sleep 0.1; do
+			if [ -e $RULES/fill ]; then cat /dev/zero >>$run/fill || touch $RULES/filled; else rm -f $run/fill; fi
+			kill -0 \$\$ || exit
+		done 3>&- 2>/dev/null &
+		exec \"\$@\""
+	mkdir "$run"
+	RUNTIME_DIRECTORY=$run watch unshare --mount --propagation private "$BATS_TEST_TMPDIR/bin/small"
+	all_well any
+	touch "$RULES/fill"
+	await 30 test -e "$RULES/filled"
+	lb health any 10.0.0.2 down by hand >/dev/null
+	await 30 grep -q 'lb.sh: the checks cannot be read, and those known go on' "$SAID"
+	await 30 grep -q 'lb.sh: exec says what became of 0 of 1 probes: there is no room in ' "$SAID"
+	rm "$RULES/fill"
+	becomes any 10.0.0.2 up
+	kill -0 "$WATCHER"
+	run ! grep -E '10.0.0.[23] down' "$SAID"
 }
 
 # Hooks have written such a line into $HOOKS.
