@@ -146,6 +146,7 @@ watch_chores() {
 	# One that has nothing to say for so long was killed.
 	[[ -z $LISTING ]] || ((NOW - LIST_BEGAN < WATCH_LOST)) || LISTING='' LIST_WANTED=1
 	[[ -z $REPORT ]] || ((NOW - REPORT < WATCH_LOST)) || watch_reported 137
+	watch_hook_lost
 	((NOW < LIST_AFTER)) || [[ -z $LIST_WANTED || -n $LISTING ]] || watch_read_list
 	if ((NOW >= NEXT_LOOK)); then
 		NEXT_LOOK=$((NOW + WATCH_LOOK))
@@ -228,6 +229,7 @@ watch_listed() { # STATUS SUM
 	watch_steps
 	watch_need
 	watch_way
+	watch_hook_services
 	watch_hooks
 	[[ -n $READY ]] || watch_notify --ready --status="checks ${#MEMBER[@]} members of ${#CHECK_NAME[@]} services"
 	READY=1

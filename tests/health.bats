@@ -517,7 +517,6 @@ make_hook() { # TEXT, of a shell's
 	: >"$HOOKS"
 	touch "$RULES/hang"
 	ill 10.0.0.2
-	hooks_wrote 'change any down icmp 10.0.0.21 0 0/2 10.0.0.2 exit status 3: it is broken 2x'
 	hooks_wrote 'down any down icmp 10.0.0.21 0 0/2  10.0.0.2 down: exit status 3: it is broken 2x'
 	kill -KILL "$WATCHER"
 	: >"$HOOKS"
@@ -527,6 +526,51 @@ make_hook() { # TEXT, of a shell's
 	await 30 told down
 	run ! grep "^up" "$HOOKS"
 	for event in up down change; do lb on "$event" any none; done
+}
+
+@test "a service that comes up is told before a queue of members; one that goes meanwhile takes its queue with it" {
+	local event
+	HOOKS=$BATS_TEST_TMPDIR/hooks
+	make_hook "echo \"\$1 \$LB_STATE \$LB_BACKEND\" >>$HOOKS
+		while [ -e $RULES/hang-\$1 ]; do sleep 0.05; done"
+	: >"$HOOKS"
+	by_files
+	lb health - <<<$'any 10.0.0.2 down\nany 10.0.0.3 down' >/dev/null
+	for event in up down change; do lb on "$event" any "$BATS_TEST_TMPDIR/hook $event"; done
+	lb health told any down
+	touch "$RULES/hang-up"
+	watch
+	hooks_wrote 'up up '
+	await 30 grep -q '10.0.0.3 up in any' "$SAID"
+	await 30 grep -q '10.0.0.2 up in any' "$SAID"
+	ill 10.0.0.2
+	ill 10.0.0.3
+	becomes any 10.0.0.2 down
+	becomes any 10.0.0.3 down
+	await 30 grep -q '10.0.0.3 down in any' "$SAID"
+	await 30 grep -q '10.0.0.2 down in any' "$SAID"
+	rm "$RULES/hang-up"
+	await 30 told down
+	await 30 more_lines "$HOOKS" 6
+	awk '/^down down/ { exit } { before++ } END { exit !(before <= 2) }' "$HOOKS" || { cat "$HOOKS" && false; }
+	: >"$HOOKS"
+	touch "$RULES/hang-change"
+	well 10.0.0.2
+	well 10.0.0.3
+	becomes any 10.0.0.2 up
+	becomes any 10.0.0.3 up
+	await 30 grep -q change "$HOOKS"
+	{ grep -v 'service any' "$BATS_FILE_TMPDIR/conf" && echo "check dns exec interval 0.5 run touch $RULES/listed"; } | lb apply -
+	await 30 test -e "$RULES/listed"
+	rm "$RULES/hang-change" "$RULES/listed"
+	await 30 none_of_hooks
+	await 30 test -e "$RULES/listed"
+	kill -0 "$WATCHER"
+	[[ $(grep -c change "$HOOKS") == 1 ]]
+}
+
+none_of_hooks() {
+	! pgrep -f "$BATS_TEST_TMPDIR/hook" >/dev/null
 }
 
 told() { # STATE
