@@ -49,7 +49,8 @@ watch_begin() {
 	exec {both}<>"$words"
 	exec {RESULTS}<"$words"
 	exec {SAY}>"$words" {both}<&-
-	LIST_NUMBER=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF=''
+	NONCE=$SRANDOM$SRANDOM # what curl says begins with it
+	LIST_NUMBER=0 LISTED=$WORK/0 LIST_KEPT=0 LISTING='' LIST_WANTED='' LIST_AFTER=0 READY='' BATCH_NUMBER=0 HALF=''
 	WATCHDOG=$((${WATCHDOG_USEC:-0} / 20000))
 	watch_clock
 	NEXT_LOOK=$NOW NEXT_ALIVE=$NOW
@@ -124,6 +125,7 @@ watch_hear() { # LINE
 	fail) watch_result "$key" "$why" ;;
 	done) watch_batch_done "$key" ;;
 	short) watch_batch_short "$key" "$why" ;;
+	late) watch_warn late "${why#* } was heard too late to tell whether $key members answer: this machine is overloaded" ;;
 	list) watch_listed "$key" "$why" ;;
 	look) [[ $key == "$LOOKED" ]] || LIST_WANTED=1 ;;
 	report) watch_reported "$key" ;;
@@ -131,11 +133,20 @@ watch_hear() { # LINE
 	esac
 }
 
+# What may go on and on is said once a minute.
+declare -A WARNED
+watch_warn() { # WHAT TEXT
+	((NOW - ${WARNED[$1]:--100000} >= 6000)) || return 0
+	WARNED[$1]=$NOW
+	warn "$2"
+}
+
 watch_chores() {
 	watch_report
 	# One that has nothing to say for so long was killed.
 	[[ -z $LISTING ]] || ((NOW - LIST_BEGAN < WATCH_LOST)) || LISTING='' LIST_WANTED=1
 	[[ -z $REPORT ]] || ((NOW - REPORT < WATCH_LOST)) || watch_reported 137
+	watch_hook_lost
 	((NOW < LIST_AFTER)) || [[ -z $LIST_WANTED || -n $LISTING ]] || watch_read_list
 	if ((NOW >= NEXT_LOOK)); then
 		NEXT_LOOK=$((NOW + WATCH_LOOK))
@@ -169,29 +180,44 @@ watch_look() {
 watch_read_list() {
 	LISTING=1 LIST_WANTED='' LIST_BEGAN=$NOW
 	LIST_NUMBER=$((LIST_NUMBER + 1))
-	watch_aside watch_list "$LIST_NUMBER"
+	watch_list_oldest
+	watch_aside watch_list "$LIST_NUMBER" "$LIST_KEPT" "$REPLY"
+	LIST_KEPT=$REPLY
 }
 
-# Beside the loop. What was listed three times before is in nobody's use any more.
-watch_list() { # NUMBER
-	local sum status=0 dir=$WORK/$1
+# Sets REPLY to the oldest list that rounds may still read: the last that could be read, or that of one under way.
+watch_list_oldest() {
+	local batch
+	REPLY=${LISTED##*/}
+	for batch in "${!BATCH_ENDS[@]}"; do
+		if ((NOW > BATCH_ENDS[$batch])); then
+			watch_batch_done "$batch" # it was lost, and its group is gone
+		elif ((BATCH_LIST[$batch] < REPLY)); then
+			REPLY=${BATCH_LIST[$batch]}
+		fi
+	done
+}
+
+# Beside the loop. The lists from OLD on, before KEPT, are in nobody's use any more.
+watch_list() { # NUMBER OLD KEPT
+	local sum status=0 dir=$WORK/$1 old
 	exec 2>/dev/null # it may outlive its directory
-	rm -rf "${WORK:?}/$(($1 - 3))"
-	mkdir "$dir"
+	for ((old = $2; old < $3; old++)); do rm -rf "${WORK:?}/$old"; done
+	mkdir "$dir" || status=1
 	sum=$(watch_sum)
 	"$SELF" -i "$INSTANCE" health >"$dir/list" 2>"$dir/said" </dev/null || status=$?
-	((status)) || awk -f "$HERE/lib/watch_list.awk" -v WORK="$dir" -v GROUP_SIZE="$WATCH_GROUP" "$dir/list" >"$dir/arrays" || status=$?
+	((status)) || awk -f "$HERE/lib/watch_list.awk" -v WORK="$dir" -v NONCE="$NONCE" -v GROUP_SIZE="$WATCH_GROUP" "$dir/list" >"$dir/arrays" || status=$?
 	echo "list $status ${sum%% *}" >&"$SAY"
 }
 
 watch_listed() { # STATUS SUM
-	local said
+	local said=''
 	LISTING=''
 	if (($1)); then
-		said=$(<"$WORK/$LIST_NUMBER/said")
+		read -r said 2>/dev/null <"$WORK/$LIST_NUMBER/said" || true
 		instance_exists || [[ -d $NEXT ]] || die "instance '$INSTANCE' is gone"
 		[[ -n $READY ]] || die "the checks cannot be read: ${said:-exit status $1}"
-		warn "the checks cannot be read, and those known go on: ${said:-exit status $1}"
+		watch_warn list "the checks cannot be read, and those known go on: ${said:-exit status $1}"
 		LIST_WANTED=1 LIST_AFTER=$((NOW + 100))
 		return
 	fi
@@ -203,6 +229,7 @@ watch_listed() { # STATUS SUM
 	watch_steps
 	watch_need
 	watch_way
+	watch_hook_services
 	watch_hooks
 	[[ -n $READY ]] || watch_notify --ready --status="checks ${#MEMBER[@]} members of ${#CHECK_NAME[@]} services"
 	READY=1

@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# For lib/watch_result.awk: what curl says, "KEY EXIT STATUS TIME_CONNECT SIZE MESSAGE". Before that come lines
-# "= CHECK KIND STATUS TEXT", what is expected.
+# For lib/watch_result.awk: what curl says, "NONCE KEY EXIT STATUS TIME_CONNECT SIZE MESSAGE". A message may hold what a server
+# makes up, other lines too: they lack the nonce. Before that comes a file of lines "CHECK KIND STATUS TEXT", what is expected.
 
-$1 == "=" {
-	kind[$2] = $3
-	status[$2] = $4
-	text[$2] = $5
+BEGIN {
+	count = split("2 3 26 27 43 45 58 77", list, " ") # of curl's own, see EXIT CODES in curl(1)
+	for (i = 1; i <= count; i++) is_trouble[list[i]] = 1
+}
+
+NR == FNR {
+	kind[$1] = $2
+	status[$1] = $3
+	text[$1] = $4
 	next
 }
 
-{
+$1 == NONCE {
+	sub(/^[^ ]+ /, "")
 	check = $1
 	sub(/:.*/, "", check)
-	why = kind[check] == "tcp" ? tcp_fault() : http_fault(check)
-	if (why == "") ok($1)
-	else fail($1, why)
+	if (kind[check] == "tcp" && ($4 > 0 || $2 == 25)) ok($1) # 25: connected, and nothing sent, see lib/watch_list.awk
+	else if ($2 in is_trouble || $2 == 23 && $5 < LIMIT) no_result(message())
+	else if ($2 == 28) fail_by_time($1, $4 > 0 ? "answer timed out" : "connect timed out")
+	else {
+		why = http_fault(check)
+		if (why == "") ok($1)
+		else fail($1, why)
+	}
+	if (text[check] != "" && $5 > 0) body_drop($1)
 }
-
-# 25: connected, and nothing sent, see lib/watch_list.awk.
-function tcp_fault() { return $4 > 0 || $2 == 25 ? "" : curl_fault() }
 
 # 23: the body is larger than what is looked at.
 function http_fault(check) {
@@ -28,20 +37,23 @@ function http_fault(check) {
 	return ""
 }
 
-function curl_fault(    message) {
-	message = $0
-	sub(/^[^ ]+ [^ ]+ [^ ]+ [^ ]+ [^ ]+ ?/, "", message)
-	if ($2 == 28) return $4 > 0 ? "answer timed out" : "connect timed out"
+function curl_fault(    text) {
 	if ($2 == 7) return "connect failed"
 	if ($2 == 52) return "empty answer"
 	if ($2 == 56) return "connection reset"
+	text = message()
 	if ($2 == 60) {
-		sub(/^SSL certificate problem: /, "", message)
-		sub(/^SSL: /, "", message)
-		return "certificate: " message
+		sub(/^SSL certificate problem: /, "", text)
+		sub(/^SSL: /, "", text)
+		return "certificate: " text
 	}
-	if ($2 == 35) return "TLS: " message
-	return message == "" ? "curl says " $2 : message
+	return $2 == 35 ? "TLS: " text : text
+}
+
+function message(    text) {
+	text = $0
+	sub(/^[^ ]+ [^ ]+ [^ ]+ [^ ]+ [^ ]+ ?/, "", text)
+	return text == "" ? "curl says " $2 : text
 }
 
 # 200-399,404
@@ -61,4 +73,11 @@ function body_has(key, word,    file, line, found) {
 	while (!found && (getline line <file) > 0) found = index(line, word)
 	close(file)
 	return found
+}
+
+# It takes memory.
+function body_drop(key,    file) {
+	file = WORK "/body." key
+	printf "" >file
+	close(file)
 }

@@ -10,5 +10,5 @@ $2 == "is" {
 	count = split(keys[$1], list, " ")
 	for (i = 1; i <= count; i++)
 		if ($3 == "alive") ok(list[i])
-		else fail(list[i], "no echo reply")
+		else fail_by_time(list[i], "no echo reply")
 }

@@ -46,7 +46,7 @@ $1 == "check" {
 	put("CHECK_TEXT", id, words[id, "text"])
 	put("CHECK_QUERY", id, words[id, "name"] " " words[id, "type"])
 	put("CHECK_RUN", id, words[id, "run"])
-	if (kind[id] ~ /^(http|https|tcp)$/) print "=", id, kind[id], words[id, "status"], words[id, "text"] >(WORK "/checks")
+	if (kind[id] ~ /^(http|https|tcp)$/) print id, kind[id], words[id, "status"], words[id, "text"] >(WORK "/checks")
 }
 
 $1 == "member" {
@@ -87,7 +87,7 @@ function curl_section(id, key, backend, address, port,    text) {
 	text = "next\nsilent\nnoproxy = \"*\"\n" sprintf("max-time = %.3f\n", words[id, "timeout"] / 1000)
 	if (to[id] == "vip") text = text option("interface", source_address(backend, address))
 	text = text (kind[id] == "tcp" ? curl_tcp(address, port) : curl_http(id, key, address, port))
-	return text option("write-out", key " %{exitcode} %{http_code} %{time_connect} %{size_download} %{errormsg}\n")
+	return text option("write-out", NONCE " " key " %{exitcode} %{http_code} %{time_connect} %{size_download} %{errormsg}\n")
 }
 
 # curl ends where it is connected, as it finds that HTTP 1.0 has no way to send a file whose size is not known: nothing was sent.
@@ -97,8 +97,10 @@ function curl_tcp(address, port) {
 
 # The name in the URL is what TLS is told, and checks.
 function curl_http(id, key, address, port,    host, name, text) {
-	host = words[id, "host"]
-	name = words[id, "sni"] != "" ? words[id, "sni"] : host != "" ? host : bracketed(address)
+	host = name = words[id, "host"]
+	sub(/:[0-9]+$/, "", name)
+	if (words[id, "sni"] != "") name = words[id, "sni"]
+	else if (name == "" || name ~ /:/) name = bracketed(address)
 	text = option("url", kind[id] "://" name ":" port words[id, "path"]) option("connect-to", "::" bracketed(address) ":" port)
 	if (host != "" && host != name) text = text option("header", "Host: " host)
 	text = text option("header", "Connection: close") option("user-agent", "xdp-lb") "globoff\npath-as-is\n"

@@ -85,37 +85,39 @@ watch_steps() {
 
 # All that is known by now, in one call; one at a time.
 watch_report() {
-	local key
+	local key report=''
 	[[ -z $REPORT ]] && ((NOW >= REPORT_AFTER)) || return 0
 	((${#PENDING[@]})) || { [[ -n $STEP ]] && ((NOW >= STEP)); } || return 0
 	REPORT=$NOW STEP=''
 	for key in "${!PENDING[@]}"; do
 		REPORTING[$key]=${PENDING[$key]}
-		echo "${CHECK_NAME[${key%:*}]} ${ENDPOINT[$key]%% *} ${PENDING[$key]}"
-	done >"$WORK/report"
+		report+="${CHECK_NAME[${key%:*}]} ${ENDPOINT[$key]%% *} ${PENDING[$key]}"$'\n'
+	done
 	PENDING=()
-	watch_aside watch_report_run
+	watch_aside watch_report_run "$report"
 }
 
-watch_report_run() {
+watch_report_run() { # LINES
 	local status=0
-	"$SELF" -i "$INSTANCE" health - <"$WORK/report" >"$WORK/reported" 2>"$WORK/said-report" || status=$?
+	printf '%s' "$1" | "$SELF" -i "$INSTANCE" health - >"$WORK/reported" 2>"$WORK/said-report" || status=$?
 	echo "report $status" >&"$SAY"
 }
 
 watch_reported() { # STATUS
-	local key said
+	local key said=''
 	REPORT='' LIST_WANTED=1
-	if (($1)); then
-		said=$(<"$WORK/said-report")
-		warn "what was found could not be noted, and will be again: ${said:-exit status $1}"
+	(($1 == 0)) || read -r said 2>/dev/null <"$WORK/said-report" || true
+	if [[ -s $WORK/reported ]]; then
+		watch_tell
+		(($1 == 0)) || watch_warn reported "what was found is noted, but not all is done that follows: ${said:-exit status $1}"
+	elif (($1)); then
+		watch_warn report "what was found could not be noted, and will be again: ${said:-exit status $1}"
 		for key in "${!REPORTING[@]}"; do
 			[[ -n ${PENDING[$key]:-} || -z ${STATE[$key]:-} ]] || PENDING[$key]=${REPORTING[$key]}
 		done
 		REPORTING=() REPORT_AFTER=$((NOW + 100))
 		return
 	fi
-	[[ ! -s $WORK/reported ]] || watch_tell
 	for key in "${!REPORTING[@]}"; do SETTLED[$key]=$LIST_NUMBER; done
 	REPORTING=()
 }

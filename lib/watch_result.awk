@@ -20,6 +20,24 @@ function fail(key, why) {
 	if (!(key in quiet)) say("fail " key " " plain(why))
 }
 
+# As nothing came in time. Who was not there to hear it, after LATEST, cannot tell.
+function fail_by_time(key, why) {
+	if (key in quiet || !is_late()) fail(key, why)
+	else late++
+}
+
+# It is the client that has failed, or the machine.
+function no_result(why) {
+	if (trouble == "") trouble = plain(why)
+}
+
+function is_late(    uptime, words) {
+	getline uptime <"/proc/uptime"
+	close("/proc/uptime")
+	split(uptime, words, " ")
+	return words[1] * 100 > LATEST
+}
+
 function say(line) {
 	print line
 	fflush()
@@ -34,6 +52,7 @@ function plain(text) {
 }
 
 END {
-	if (heard < COUNT) say("short " heard + 0 " " COUNT " " CLIENT)
+	if (late) say("late " late " " CLIENT)
+	if (heard + late < COUNT) say("short " heard + late " " COUNT " " CLIENT " " trouble)
 	say("done " BATCH)
 }

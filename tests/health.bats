@@ -6,6 +6,7 @@
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic
+load direct
 
 WATCH_TOOLS=(curl dig dnsmasq fping nginx openssl socat)
 
@@ -27,10 +28,12 @@ configure() {
 		service dns udp 10.0.0.20:53
 		service any icmp 10.0.0.21
 		service port tcp [2001:db8::20]:80
+		service direct tcp 10.0.0.81:80 mode dsr
 		backend 10.0.0.2
 		backend 10.0.0.3
 		backend 2001:db8::2 service port
 		backend 2001:db8::3 service port
+		backend [2001:db8::2]:81 service port
 	EOF
 }
 
@@ -122,9 +125,9 @@ serve_name() { # HOST ANSWER
 # --- The watcher ---
 
 # What it says is in $SAID; its process in $WATCHER. It must end by itself, so it is none of start_on().
-watch() {
+watch() { # [CMD...], which it is run by
 	SAID=$BATS_TEST_TMPDIR/watch
-	MARK=$PREFIX$BATS_TEST_NUMBER setsid "$TOP/lb.sh" -n "${PREFIX}lb" watch 3>&- >>"$SAID" 2>&1 </dev/null &
+	MARK=$PREFIX$BATS_TEST_NUMBER setsid "$@" "$TOP/lb.sh" -n "${PREFIX}lb" watch 3>&- >>"$SAID" 2>&1 </dev/null &
 	WATCHER=$!
 }
 
@@ -303,6 +306,84 @@ last_is() { # FILE LINE
 	is tls 10.0.0.3 up
 }
 
+# h2 has no server. What is said of it must not get in the way of what is found of the other, again and again.
+@test "to the VIP: one is found dead, and the other one comes back after so many answers as it should" {
+	require_tool ethtool
+	serve_web h3
+	checks 'direct http interval 0.5 timeout 0.5 rise 3'
+	prepare h2 direct
+	prepare h3 direct
+	lb health direct 10.0.0.3 down by hand >/dev/null
+	watch
+	becomes direct 10.0.0.2 down
+	said direct 10.0.0.2 down 'connect failed 2x$'
+	becomes direct 10.0.0.3 up
+	said direct 10.0.0.3 up '3 answers in a row$'
+	[[ $(grep -vc ' in direct: ' "$SAID") == 0 ]]
+}
+
+# Of a service 1 by http and 2 by tcp: what is said of each line of curl's, by one who is there to hear it or comes LATE.
+results() { # [LATE]
+	printf '%s\n' '1 http 200 fine' '2 tcp' >"$BATS_TEST_TMPDIR/checks"
+	awk -f lib/watch_result.awk -f lib/watch_curl.awk -v CLIENT=curl -v BATCH=7 -v COUNT="$(wc -l <"$BATS_TEST_TMPDIR/lines")" -v NONCE=n \
+		-v LATEST="${1:-$((1 << 50))}" -v LIMIT=100 -v LOUD='1:1 1:2 1:3 1:4 1:5 1:6 2:1 2:2' -v WORK="$BATS_TEST_TMPDIR" \
+		"$BATS_TEST_TMPDIR/checks" - <"$BATS_TEST_TMPDIR/lines"
+}
+
+@test "what curl says: its own troubles are no member's, nor is what a server has it say, nor what was heard too late" {
+	cd "$TOP" || return
+	echo 'all is fine' | tee "$BATS_TEST_TMPDIR/body.1:1" >"$BATS_TEST_TMPDIR/body.1:3"
+	cat >"$BATS_TEST_TMPDIR/lines" <<-EOF
+		n 1:1 0 200 0.1 12 
+		n 1:2 23 200 0.1 99 Failed writing body
+		n 1:3 23 200 0.1 100 Failed writing body
+		n 1:4 60 000 0.1 0 SSL: certificate subject name 'x
+		1:5 7 000 0 0 '
+		n 1:5 77 000 0 0 error setting certificate file
+		n 1:6 28 000 0 0 Connection timed out
+		n 2:1 7 000 0 0 Connection refused
+		n 2:2 25 000 0.1 0 Chunky upload is not supported by HTTP 1.0
+	EOF
+	run -0 results
+	[[ $output == "$(
+		cat <<-'EOF'
+			ok 1:1
+			ok 1:3
+			fail 1:4 certificate: certificate subject name x
+			fail 1:6 connect timed out
+			fail 2:1 connect failed
+			ok 2:2
+			short 6 9 curl Failed writing body
+			done 7
+		EOF
+	)" ]]
+	run ! test -s "$BATS_TEST_TMPDIR/body.1:1"
+	run -0 results 1
+	output_has 'late 1 curl' 'fail 2:1 connect failed'
+	[[ $output != *'timed out'* ]]
+}
+
+# fake TOOL TEXT: another one for the watcher, a shell's script.
+fake() {
+	mkdir -p "$BATS_TEST_TMPDIR/bin"
+	printf '#!/bin/sh\n%s\n' "$2" >"$BATS_TEST_TMPDIR/bin/$1"
+	chmod +x "$BATS_TEST_TMPDIR/bin/$1"
+}
+
+@test "a client that fails finds nobody down; of members with one address it is asked once" {
+	fake dig 'echo "out of memory" >&2; exit 10'
+	fake fping "echo \"\$*\" >>$BATS_TEST_TMPDIR/asked; exec $(type -P fping) \"\$@\""
+	checks 'dns dns name who.test interval 0.5 timeout 0.5' 'port icmp interval 0.5 timeout 0.5'
+	lb health - <<<$'dns 10.0.0.2 up\ndns 10.0.0.3 up' >/dev/null
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH watch
+	becomes port 2001:db8::2 up
+	becomes port '[2001:db8::2]:81' up
+	run ! grep -E '(2001:db8::2 ).*\1' "$BATS_TEST_TMPDIR/asked"
+	await 30 grep -qx 'lb.sh: dig says what became of 0 of 1 probes: exit status 10: out of memory' "$SAID"
+	run ! grep ' in dns: ' "$SAID"
+	[[ $(grep -c 'dig says' "$SAID") == 1 ]]
+}
+
 # --- What it does with what it finds ---
 
 # These have one service, whose members are well as long as there is a file. "exec" takes no server, and hardly any time.
@@ -382,6 +463,31 @@ none_marked() {
 	lb up veth6
 }
 
+# In the watcher's own mount namespace, as long as there is a file "fill".
+@test "where there is no room for what it writes down, a watcher goes on, and takes nobody down for that" {
+	local run=$BATS_TEST_TMPDIR/run
+	by_files
+	printf '#!/bin/sh\necho all is well || exit 3\n' >"$BATS_FILE_TMPDIR/probe"
+	fake small "mount -t tmpfs -o size=256k none $run
+		while sleep 0.1; do
+			if [ -e $RULES/fill ]; then cat /dev/zero >>$run/fill || touch $RULES/filled; else rm -f $run/fill; fi
+			kill -0 \$\$ || exit
+		done 3>&- 2>/dev/null &
+		exec \"\$@\""
+	mkdir "$run"
+	RUNTIME_DIRECTORY=$run watch unshare --mount --propagation private "$BATS_TEST_TMPDIR/bin/small"
+	all_well any
+	touch "$RULES/fill"
+	await 30 test -e "$RULES/filled"
+	lb health any 10.0.0.2 down by hand >/dev/null
+	await 30 grep -q 'lb.sh: the checks cannot be read, and those known go on' "$SAID"
+	await 30 grep -q 'lb.sh: exec says what became of 0 of 1 probes: there is no room in ' "$SAID"
+	rm "$RULES/fill"
+	becomes any 10.0.0.2 up
+	kill -0 "$WATCHER"
+	run ! grep -E '10.0.0.[23] down' "$SAID"
+}
+
 # Hooks have written such a line into $HOOKS.
 hooks_wrote() { # REGEX
 	await 60 grep -qE "^$1$" "$HOOKS" || fail "nothing like $1 in: $(<"$HOOKS")"
@@ -411,7 +517,6 @@ make_hook() { # TEXT, of a shell's
 	: >"$HOOKS"
 	touch "$RULES/hang"
 	ill 10.0.0.2
-	hooks_wrote 'change any down icmp 10.0.0.21 0 0/2 10.0.0.2 exit status 3: it is broken 2x'
 	hooks_wrote 'down any down icmp 10.0.0.21 0 0/2  10.0.0.2 down: exit status 3: it is broken 2x'
 	kill -KILL "$WATCHER"
 	: >"$HOOKS"
@@ -421,6 +526,51 @@ make_hook() { # TEXT, of a shell's
 	await 30 told down
 	run ! grep "^up" "$HOOKS"
 	for event in up down change; do lb on "$event" any none; done
+}
+
+@test "a service that comes up is told before a queue of members; one that goes meanwhile takes its queue with it" {
+	local event
+	HOOKS=$BATS_TEST_TMPDIR/hooks
+	make_hook "echo \"\$1 \$LB_STATE \$LB_BACKEND\" >>$HOOKS
+		while [ -e $RULES/hang-\$1 ]; do sleep 0.05; done"
+	: >"$HOOKS"
+	by_files
+	lb health - <<<$'any 10.0.0.2 down\nany 10.0.0.3 down' >/dev/null
+	for event in up down change; do lb on "$event" any "$BATS_TEST_TMPDIR/hook $event"; done
+	lb health told any down
+	touch "$RULES/hang-up"
+	watch
+	hooks_wrote 'up up '
+	await 30 grep -q '10.0.0.3 up in any' "$SAID"
+	await 30 grep -q '10.0.0.2 up in any' "$SAID"
+	ill 10.0.0.2
+	ill 10.0.0.3
+	becomes any 10.0.0.2 down
+	becomes any 10.0.0.3 down
+	await 30 grep -q '10.0.0.3 down in any' "$SAID"
+	await 30 grep -q '10.0.0.2 down in any' "$SAID"
+	rm "$RULES/hang-up"
+	await 30 told down
+	await 30 more_lines "$HOOKS" 6
+	awk '/^down down/ { exit } { before++ } END { exit !(before <= 2) }' "$HOOKS" || { cat "$HOOKS" && false; }
+	: >"$HOOKS"
+	touch "$RULES/hang-change"
+	well 10.0.0.2
+	well 10.0.0.3
+	becomes any 10.0.0.2 up
+	becomes any 10.0.0.3 up
+	await 30 grep -q change "$HOOKS"
+	{ grep -v 'service any' "$BATS_FILE_TMPDIR/conf" && echo "check dns exec interval 0.5 run touch $RULES/listed"; } | lb apply -
+	await 30 test -e "$RULES/listed"
+	rm "$RULES/hang-change" "$RULES/listed"
+	await 30 none_of_hooks
+	await 30 test -e "$RULES/listed"
+	kill -0 "$WATCHER"
+	[[ $(grep -c change "$HOOKS") == 1 ]]
+}
+
+none_of_hooks() {
+	! pgrep -f "$BATS_TEST_TMPDIR/hook" >/dev/null
 }
 
 told() { # STATE
