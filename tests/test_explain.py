@@ -451,7 +451,7 @@ def test_what_is_said_to_fit_fits_and_no_more(balancer, slow_clock, way, family)
 ARRAYS = ("service_index", "return_index", "ring_states", "targets", "snat", "settings", "ring_request", "decap")
 PER_CPU = ("counters", "backend_counters", "decap_counters")
 HASHES = ("services", "addresses", "backends", "members", "checks", "hooks", "quic_servers", "returns", "ring_sizes", "neighbours", "flows", "syns")
-HASHES += ("fragmented", "decap_addresses", "decap_sources")
+HASHES += ("probes", "fragmented", "decap_addresses", "decap_sources")
 NOT_COMPARED = {"explain_answer", "rings", "sized_rings", "ring_work", "carry_request", "events"}  # rings one by one
 
 
