@@ -467,7 +467,8 @@ def snapshot(balancer):
     for entry in balancer.dump("ring_sizes"):
         with pinned(f"{balancer.maps}/{rings_of(entry['value'])}") as outer:
             content[f"ring {entry['key']}"] = inner_values(outer, index_key(entry["key"]), entry["value"], 8)
-    content["ip neigh"] = sorted((one["dst"], one.get("lladdr")) for one in balancer.ip("neigh", "show"))
+    neighbours = [one for one in balancer.ip("neigh", "show") if not one["dst"].startswith("fe80:")]  # who asks for us is known by that
+    content["ip neigh"] = sorted((one["dst"], one.get("lladdr")) for one in neighbours)
     return content
 
 
