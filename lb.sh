@@ -23,7 +23,7 @@ OBJECT=$HERE/xdp_lb.o
 
 for part in common namespace instance layout map state device neighbour host change service health backend \
 	backend_help snat timeout config decap probe upgrade status explain doctor doctor_host doctor_device \
-	doctor_service log watch watch_probe watch_report watch_hook help; do
+	doctor_service log watch watch_way watch_probe watch_report watch_hook help; do
 	# shellcheck source=/dev/null
 	source "$HERE/lib/$part.sh"
 done

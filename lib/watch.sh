@@ -14,6 +14,7 @@ declare -A SERVICE   # that has hooks: NAME PROTOCOL VIP PORT STATE TOLD UP ALL
 declare -A HOOK      # by ID:EVENT: the command
 declare -A RISING    # by ID: seconds until the next step of slow start
 
+STOP=''
 WATCH_LOOK=200 # how often to look whether the list may have changed
 WATCH_GROUP=200
 WATCH_LOST=12000
@@ -24,12 +25,13 @@ verb_watch() {
 	instance_require_pins
 	watch_begin
 	watch_read_list
-	while :; do
+	while [[ -z $STOP ]]; do
 		watch_clock
 		watch_rounds
 		watch_chores
 		watch_wait
 	done
+	exit 0
 }
 
 # RESULTS is where words are read, SAY where they are said: with ends of its own, so that who says something to a watcher
@@ -42,7 +44,7 @@ watch_begin() {
 	WORK+=.$$        # what it had under way may not end in what is ours
 	mkdir -m 700 "$WORK" || die "$WORK cannot be made"
 	trap watch_end EXIT
-	trap 'exit 0' INT TERM
+	trap 'STOP=1' INT TERM # bash 5.2 crashes at times of `exit` in here
 	trap 'LIST_WANTED=1' HUP
 	words=$WORK/words
 	mkfifo "$words"
@@ -57,20 +59,23 @@ watch_begin() {
 }
 
 watch_end() {
-	[[ -z $WAY_MADE ]] || probe_end
+	watch_way_end
 	rm -rf "$WORK" 2>/dev/null || rm -rf "$WORK" # something was being put there
 }
 
 # One in an instance. `upgrade`, `down` and `up` make another directory of that name. By systemd there is one for each interface, and
 # all but one of them stand by.
 watch_lock() {
+	local made=$WAY_MADE
+	WAY_MADE='' # that of another instance is not ours to remove
 	[[ -z ${WATCH_LOCK:-} ]] || exec {WATCH_LOCK}<&-
 	until watch_lock_try; do
 		[[ -n ${NOTIFY_SOCKET:-} ]] || die "another $PROGRAM watch is at work for instance '$INSTANCE'; see: fuser -v $DIR/tc"
 		watch_notify --ready --status="another is at work, and this one stands by" WATCHDOG=1
 		exec {WATCH_LOCK}<&-
+		[[ -z $STOP ]] || exit 0
 	done
-	WAY_MADE='' # another instance has none
+	! watch_way_is "$made" || WAY_MADE=$made # `upgrade` has carried it over
 }
 
 watch_lock_try() {
@@ -129,6 +134,7 @@ watch_hear() { # LINE
 	list) watch_listed "$key" "$why" ;;
 	look) [[ $key == "$LOOKED" ]] || LIST_WANTED=1 ;;
 	report) watch_reported "$key" ;;
+	way) watch_way_made "$key" "$why" ;;
 	hook) watch_hook_done "$key" "$why" ;;
 	esac
 }
@@ -150,6 +156,7 @@ watch_chores() {
 	((NOW < LIST_AFTER)) || [[ -z $LIST_WANTED || -n $LISTING ]] || watch_read_list
 	if ((NOW >= NEXT_LOOK)); then
 		NEXT_LOOK=$((NOW + WATCH_LOOK))
+		watch_way
 		[[ -n $LISTING ]] || watch_aside watch_look
 	fi
 	if ((WATCHDOG && NOW >= NEXT_ALIVE)); then
@@ -228,22 +235,12 @@ watch_listed() { # STATUS SUM
 	watch_members
 	watch_steps
 	watch_need
+	[[ -z $WAY_MADE ]] || watch_aside probe_refresh
 	watch_way
 	watch_hook_services
 	watch_hooks
 	[[ -n $READY ]] || watch_notify --ready --status="checks ${#MEMBER[@]} members of ${#CHECK_NAME[@]} services"
 	READY=1
-}
-
-# What probes of the VIP are sent through, once there are any; see lib/probe.sh.
-watch_way() {
-	[[ " ${CHECK_TO[*]} " == *' vip '* ]] || return 0
-	if [[ -n $WAY_MADE ]]; then
-		watch_aside probe_refresh
-		return
-	fi
-	probe_begin
-	WAY_MADE=1
 }
 
 # What is missing is said once.

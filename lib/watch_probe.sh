@@ -62,9 +62,10 @@ watch_is_free() { # GROUP
 	watch_batch_done "$batch"
 }
 
-# watch_batch KIND TO TIMEOUT GROUP...: with several clients, where one is not enough.
+# watch_batch KIND TO TIMEOUT GROUP...: with several clients, where one is not enough. Without a way to the VIP nothing is found.
 watch_batch() {
 	local group count=0
+	[[ $2 != vip || -n $WAY_MADE ]] || return 0
 	local -a groups=()
 	for group in "${@:4}"; do
 		# shellcheck disable=SC2206 # words

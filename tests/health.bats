@@ -322,6 +322,40 @@ last_is() { # FILE LINE
 	[[ $(grep -vc ' in direct: ' "$SAID") == 0 ]]
 }
 
+@test "without a way to the VIP all else is checked, and what is behind it once there is one, also after an upgrade" {
+	local made
+	fake ethtool "[ -e $RULES/way ] || { echo 'no way' >&2; exit 1; }; exec $(type -P ethtool) \"\$@\""
+	serve_web h2
+	serve_web h3
+	checks 'direct tcp interval 0.5 timeout 0.5' "$WEB"
+	prepare h2 direct
+	prepare h3 direct
+	lb health - <<<$'direct 10.0.0.2 down\ndirect 10.0.0.3 down' >/dev/null
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH watch
+	all_well web
+	await 30 grep -qx 'lb.sh: VIPs cannot be checked: no way' "$SAID"
+	is direct 10.0.0.2 down
+	touch "$RULES/way"
+	all_well direct
+	made=$(way_index)
+	lb upgrade
+	kill -KILL "$SERVER"
+	becomes direct 10.0.0.3 down
+	[[ $(way_index) == "$made" ]]
+	ip netns del "xdp_lb-${PREFIX}lb-probe"
+	serve_web h3
+	becomes direct 10.0.0.3 up
+	run ! grep '10.0.0.2 down' "$SAID"
+	kill "$WATCHER"
+	await 30 ends "$WATCHER"
+	[[ -z $(way_index) ]]
+}
+
+# An inode may be used again.
+way_index() {
+	on lb ip -o link | sed -n 's/^\([0-9]*\): probe-.*/\1/p'
+}
+
 # Of a service 1 by http and 2 by tcp: what is said of each line of curl's, by one who is there to hear it or comes LATE.
 results() { # [LATE]
 	printf '%s\n' '1 http 200 fine' '2 tcp' >"$BATS_TEST_TMPDIR/checks"
@@ -461,6 +495,17 @@ none_marked() {
 	[[ $(tail -n 1 "$SAID") == "lb.sh: instance '${PREFIX}lb' is gone" ]]
 	no_work_is_left
 	lb up veth6
+}
+
+@test "a command is over when it ends, whatever it has left running" {
+	by_files
+	printf '#!/bin/sh\nwhile [ -e %s ]; do sleep 0.2; done &\n' "$RULES/hang" >"$BATS_FILE_TMPDIR/probe"
+	touch "$RULES/hang"
+	lb health any 10.0.0.2 down by hand >/dev/null
+	watch
+	becomes any 10.0.0.2 up
+	rm "$RULES/hang"
+	run ! grep down "$SAID"
 }
 
 # In the watcher's own mount namespace, as long as there is a file "fill".
