@@ -341,10 +341,12 @@ last_is() { # FILE LINE
 	lb upgrade
 	kill -KILL "$SERVER"
 	becomes direct 10.0.0.3 down
-	[[ $(way_index) == "$made" ]]
-	ip netns del "xdp_lb-${PREFIX}lb-probe"
 	serve_web h3
 	becomes direct 10.0.0.3 up
+	[[ $(way_index) == "$made" ]]
+	ip netns del "xdp_lb-${PREFIX}lb-probe"
+	kill -KILL "$SERVER"
+	becomes direct 10.0.0.3 down
 	run ! grep '10.0.0.2 down' "$SAID"
 	kill "$WATCHER"
 	await 30 ends "$WATCHER"
