@@ -33,7 +33,7 @@ configure() {
 		backend 10.0.0.3
 		backend 2001:db8::2 service port
 		backend 2001:db8::3 service port
-		backend [2001:db8::2]:81 service port
+		backend [2001:db8::3]:81 service port
 	EOF
 }
 
@@ -341,10 +341,12 @@ last_is() { # FILE LINE
 	lb upgrade
 	kill -KILL "$SERVER"
 	becomes direct 10.0.0.3 down
-	[[ $(way_index) == "$made" ]]
-	ip netns del "xdp_lb-${PREFIX}lb-probe"
 	serve_web h3
 	becomes direct 10.0.0.3 up
+	[[ $(way_index) == "$made" ]]
+	ip netns del "xdp_lb-${PREFIX}lb-probe"
+	kill -KILL "$SERVER"
+	becomes direct 10.0.0.3 down
 	run ! grep '10.0.0.2 down' "$SAID"
 	kill "$WATCHER"
 	await 30 ends "$WATCHER"
@@ -410,9 +412,9 @@ fake() {
 	checks 'dns dns name who.test interval 0.5 timeout 0.5' 'port icmp interval 0.5 timeout 0.5'
 	lb health - <<<$'dns 10.0.0.2 up\ndns 10.0.0.3 up' >/dev/null
 	PATH=$BATS_TEST_TMPDIR/bin:$PATH watch
-	becomes port 2001:db8::2 up
-	becomes port '[2001:db8::2]:81' up
-	run ! grep -E '(2001:db8::2 ).*\1' "$BATS_TEST_TMPDIR/asked"
+	becomes port 2001:db8::3 up
+	becomes port '[2001:db8::3]:81' up
+	run ! grep -E '(2001:db8::3 ).*\1' "$BATS_TEST_TMPDIR/asked"
 	await 30 grep -qx 'lb.sh: dig says what became of 0 of 1 probes: exit status 10: out of memory' "$SAID"
 	run ! grep ' in dns: ' "$SAID"
 	[[ $(grep -c 'dig says' "$SAID") == 1 ]]
