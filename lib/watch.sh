@@ -59,8 +59,8 @@ watch_begin() {
 }
 
 watch_end() {
+	rm -rf "$WORK" 2>/dev/null || rm -rf "$WORK" || true # something was being put there
 	watch_way_end
-	rm -rf "$WORK" 2>/dev/null || rm -rf "$WORK" # something was being put there
 }
 
 # One in an instance. `upgrade`, `down` and `up` make another directory of that name. By systemd there is one for each interface, and
