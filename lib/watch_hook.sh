@@ -39,9 +39,9 @@ watch_hooks() {
 watch_hook() { # ID
 	local name protocol vip port state told up all change backend why
 	[[ -n ${SERVICE[$1]:-} ]] || return 0
-	((NOW >= ${HOOK_AFTER[$1]:-0})) || { LIST_WANTED=1 && return; }
+	((NOW >= ${HOOK_AFTER[$1]:-0} && ${LISTED##*/} > ${HOOK_LIST[$1]:-0})) || { LIST_WANTED=1 && return; }
 	read -r name protocol vip port state told up all <<<"${SERVICE[$1]}"
-	if [[ $state == @(up|down) && $state != "$told" ]] && ((${LISTED##*/} > ${HOOK_LIST[$1]:-0})); then
+	if [[ $state == @(up|down) && $state != "$told" ]]; then
 		why=${LAST_WHY[$1]:-}
 		watch_hook_begin "$1" "$state"
 	elif [[ -n ${CHANGES[$1]:-} ]]; then
