@@ -124,11 +124,12 @@ doctor_services() {
 
 doctor_checks() {
 	local services
-	services=$(awk '$1 == "check" { printf "%s%s", n++ ? ", " : "", $2 }' <<<"$SAVED")
+	services=$(awk '$1 == "check" || $1 == "service" && / slowstart / { name = $2 } $1 == "on" { name = $3 }
+		name != "" && !(name in seen) { seen[name]; printf "%s%s", n++ ? ", " : "", name } { name = "" }' <<<"$SAVED")
 	[[ -n $services ]] || return 0
 	FINE="somebody watches backends"
 	watch_is_running ||
-		finding warning "nobody watches the backends of $services, which have a check" "Those that die go on getting connections." "$LB watch"
+		finding warning "nobody watches the backends of $services, which have a check, hooks or a slow start" "Those that die go on getting connections, and who comes back keeps a part of its share." "$LB watch"
 }
 
 # What makes one of its backends take flows: one that is declared down, or drains, or has weight 0.

@@ -352,7 +352,7 @@ add_pass_program_at() { # HOST DEV
 @test "checks that nobody does" {
 	lb check web tcp
 	examine
-	finds checks warning "nobody watches the backends of web, which have a check"
+	finds checks warning "nobody watches the backends of web, which have a check, hooks or a slow start"
 	start_on lb "$BATS_TEST_TMPDIR/watch" "$TOP/lb.sh" watch
 	await 20 all_is_fine
 	end_jobs
