@@ -158,7 +158,7 @@ upgrade_and_kill() { # TOOLS_LOG OBJECT
 # upgrade_killed SERVICE VIP: with connections that carry data, and some that begin, all the time. By turns at one of the last
 # changes, and at one of all.
 upgrade_killed() {
-	local i at counts=() objects=("$TOP/xdp_lb.o" "$(object wider)" "$(object roomier)") number=${UPGRADES:-4}
+	local i at counts=() objects=("$TOP/xdp_lb.o" "$(object wider)" "$(object roomier)") number=${UPGRADES:-2}
 	make_tools
 	start_servers "${SERVERS[@]}"
 	begin_talk "$2" "${CONNECTIONS:-100}"
