@@ -269,9 +269,13 @@ are_up() { # SERVICE
 	probes_work
 }
 
+sleeps_in_there() {
+	ip netns pids "xdp_lb-${PREFIX}lb-probe" | xargs -r ps -o args= -p | grep -q sleep
+}
+
 @test "down removes it, also while something runs in there" {
 	start_on lb "$BATS_TEST_TMPDIR/sleep" nsenter --net="/run/netns/xdp_lb-${PREFIX}lb-probe" sleep 1000
-	await 10 grep -q sleep <(ip netns pids "xdp_lb-${PREFIX}lb-probe" | xargs -r ps -o args= -p)
+	await 10 sleeps_in_there
 	lb down
 	nothing_is_left
 	nothing_is_made
