@@ -17,14 +17,6 @@
 #include "service.h"
 #include "target.h"
 
-/* A backend may have been deleted from this service, and serve others still. */
-static __always_inline bool nat_is_member(const struct nat_request *request)
-{
-	struct member *member = member_get(request->service, request->backend);
-
-	return member && member->state != MEMBER_GONE;
-}
-
 /*
  * Chooses the backend, and prepares both sides of the flow but for a source port that it may lack. Returns a reason. Who
  * only asks changes nothing but `work`.
@@ -37,7 +29,7 @@ static __always_inline enum reason nat_prepare(struct xdp_md *ctx, struct nat_wo
 	struct target *target;
 	__u32 index;
 
-	if (!request->backend || !nat_is_member(request)) {
+	if (!request->backend || !member_is_there(request->service, request->backend)) {
 		if (request->state & FLOW_RESET)
 			return REASON_NO_FLOW; /* it ends one that is no more */
 		index = ring_index(&request->client, flow_hash(&request->client, conf),

@@ -65,13 +65,6 @@ static __always_inline __u32 probe_backend(const struct addr *source)
 											    0;
 }
 
-static __always_inline bool probe_is_member(__u32 service, __u32 backend)
-{
-	struct member *member = member_get(service, backend);
-
-	return member && member->state != MEMBER_GONE;
-}
-
 /* Our address towards the backend; another one where that is of the other family, or a VIP that backends have too. */
 static __always_inline void probe_source(struct addr *source, const struct packet *pkt,
 					 const struct target *target, const struct settings *conf)
@@ -249,7 +242,7 @@ static __always_inline int probe_forward(struct xdp_md *ctx, struct packet *pkt,
 
 	*reason = REASON_NO_BACKEND; /* in the other modes none has the VIP */
 	if (!work || !mode_is_direct(service->mode) || !backend ||
-	    !probe_is_member(service->id, backend))
+	    !member_is_there(service->id, backend))
 		return XDP_DROP;
 	target = target_get(backend);
 	if (!target)

@@ -18,6 +18,14 @@ static __always_inline struct member *member_get(__u32 service, __u32 backend)
 	return bpf_map_lookup_elem(&members, &key);
 }
 
+/* Is the backend one of the service's? It may have been deleted from this one, and serve others still. */
+static __always_inline bool member_is_there(__u32 service, __u32 backend)
+{
+	struct member *member = member_get(service, backend);
+
+	return member && member->state != MEMBER_GONE;
+}
+
 /* NULL: no such backend (any more), or one that is declared down. */
 static __always_inline struct target *target_get(__u32 backend)
 {
