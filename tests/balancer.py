@@ -158,6 +158,16 @@ class Balancer:
         link = self.ip("link", "show", "dev", device)[0]
         return link["ifindex"], link.get("xdp", {}).get("prog", {}).get("id")
 
+    @contextlib.contextmanager
+    def more(self, path, lines):
+        """With these lines of a configuration beside what is running, all at once as a file."""
+        before = self.lb("save")
+        path.write_text(before + "".join(line + "\n" for line in lines))
+        self.lb("apply", str(path))
+        yield
+        path.write_text(before)
+        self.lb("apply", str(path), "now", "force")
+
     def status(self):
         return json.loads(self.lb("-j", "status"))
 

@@ -24,6 +24,7 @@ from frames import (
     SECOND,
     SERVERS,
     SERVICES,
+    THIRD,
 )
 
 
@@ -71,6 +72,17 @@ def furnish(balancer, family):
     way = "dev", balancer.device
     balancer.ip("neigh", "replace", CLIENT.ip(family), "lladdr", CLIENT.mac, *way)
     balancer.ip("route", "add", FAR_NETWORK[family], "via", CLIENT.ip(family), *way)
+
+
+@pytest.fixture(name="three", scope="module")
+def fixture_three(balancer):
+    """The third backend answers to ARP, so to speak."""
+    for family in (4, 6):
+        neighbour = THIRD.ip(family), "lladdr", THIRD.mac, "dev", balancer.device
+        balancer.ip("neigh", "replace", *neighbour, "nud", "permanent")
+    yield
+    for family in (4, 6):
+        balancer.ip("neigh", "del", THIRD.ip(family), "dev", balancer.device)
 
 
 @pytest.fixture(name="second")

@@ -410,6 +410,9 @@ def tcp_frame(destination, source_port=40000):
     return bytes(Ether(src=CLIENT.mac, dst=LB.mac) / headers)
 
 
+# A third one, for tests that have it answer; see the fixture `three`.
+THIRD = Host("de:ad:be:ef:00:04", "10.0.0.4", "2001:db8::4")
+
 # Of TCP and UDP. One gets the packets at a port of its own.
 SERVERS = (BACKENDS[0], BACKENDS[1]._replace(port=8080))
 

@@ -56,12 +56,8 @@ FURTHER = {UNANSWERED: "passive", SIZED: "ring 1021", SOURCE: "hash source ring 
 def fixture_services(balancer, tmp_path_factory):
     """Those above beside those of frames.py: all at once, as a file."""
     path = tmp_path_factory.mktemp("explain") / "file"
-    before = balancer.lb("save")
-    path.write_text(before + "".join(line + "\n" for family in (4, 6) for line in lines(family)))
-    balancer.lb("apply", str(path))
-    yield
-    path.write_text(before)
-    balancer.lb("apply", str(path), "now", "force")
+    with balancer.more(path, [line for family in (4, 6) for line in lines(family)]):
+        yield
 
 
 def lines(family):

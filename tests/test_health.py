@@ -8,9 +8,8 @@ import pytest
 
 from balancer import Verdict, index_key
 from checks import assert_result, check_forwarded, send
-from frames import BACKENDS, LB, TRACKED, Datagram, Host, Segment, Service, answer, returned
+from frames import BACKENDS, LB, THIRD, TRACKED, Datagram, Segment, Service, answer, returned
 
-THIRD = Host("de:ad:be:ef:00:04", "10.0.0.4", "2001:db8::4")
 THREE = (*BACKENDS, THIRD)
 NAT = Service("well", Segment, "nat", LB, 8300)
 NAT_UDP = Service("well-udp", Datagram, "nat", LB, 8300)
@@ -83,13 +82,7 @@ class Lab:
         return set(self.where(self.packets(count)))
 
 
-@pytest.fixture(name="three", scope="module", autouse=True)
-def fixture_three(balancer):
-    for family in (4, 6):
-        balancer.ip("neigh", "replace", THIRD.ip(family), "lladdr", THIRD.mac, "dev", balancer.device, "nud", "permanent")
-    yield
-    for family in (4, 6):
-        balancer.ip("neigh", "del", THIRD.ip(family), "dev", balancer.device)
+pytestmark = pytest.mark.usefixtures("three")
 
 
 @pytest.fixture(name="lab")

@@ -68,12 +68,8 @@ class Silence:
 @pytest.fixture(name="services", scope="module", autouse=True)
 def fixture_services(balancer, tmp_path_factory):
     path = tmp_path_factory.mktemp("passive") / "file"
-    before = balancer.lb("save")
-    path.write_text(before + "".join(line + "\n" for family in (4, 6) for line in lines(family)))
-    balancer.lb("apply", str(path))
-    yield
-    path.write_text(before)
-    balancer.lb("apply", str(path), "now", "force")
+    with balancer.more(path, [line for family in (4, 6) for line in lines(family)]):
+        yield
 
 
 def lines(family):

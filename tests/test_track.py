@@ -5,9 +5,8 @@ import pytest
 from balancer import index_key, octets
 from checks import both_families, send
 from bpfmaps import pinned, run_control
-from frames import BACKENDS, TRACKED, Datagram, Host, Segment, Service, plain_error, returned, answer
+from frames import BACKENDS, THIRD, TRACKED, Datagram, Segment, Service, plain_error, returned, answer
 
-THIRD = Host("de:ad:be:ef:00:04", "10.0.0.4", "2001:db8::4")
 THREE = (*BACKENDS, THIRD)
 TCP = Service("tracked", Segment, "dnat", TRACKED, 8100)
 OTHER_TCP = Service("tracked-too", Segment, "dnat", TRACKED, 8200)
@@ -110,15 +109,7 @@ class Lab:
         self.sweep()
 
 
-@pytest.fixture(name="three", scope="module", autouse=True)
-def fixture_three(balancer):
-    """The third backend answers to ARP, so to speak."""
-    for family in (4, 6):
-        neighbour = THIRD.ip(family), "lladdr", THIRD.mac, "dev", balancer.device
-        balancer.ip("neigh", "replace", *neighbour, "nud", "permanent")
-    yield
-    for family in (4, 6):
-        balancer.ip("neigh", "del", THIRD.ip(family), "dev", balancer.device)
+pytestmark = pytest.mark.usefixtures("three")
 
 
 @pytest.fixture(name="labs", scope="module")
