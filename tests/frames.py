@@ -56,7 +56,10 @@ NOBODY = Host("", "10.0.0.99", "2001:db8::99")  # an address that no host has
 PROTOCOL = {4: 1, 6: 58}
 FAR_NETWORK = {4: "198.51.100.0/24", 6: "2001:db8:1::/64"}  # of clients behind a router, CLIENT
 NO_ROUTE = {4: "203.0.113.1", 6: "2001:db8:2::1"}  # an address to which none leads
-PORTS = itertools.count(0x4000)  # of clients: no two flows have the same
+CLIENT_PORT = 4000  # of packets that need no flow of their own
+EDGE_PORTS = (1, 80, 1024, 0x7FFF, 0x8000, 0xFFFF)
+# Of clients: no two flows have the same, nor one that a test names.
+PORTS = itertools.filterfalse(EDGE_PORTS.__contains__, itertools.count(0x4000))
 NAT_PORTS = itertools.count(50000, 2)  # of the balancer, when it must have few
 EXTENSION_NUMBER = {
     IPv6ExtHdrHopByHop: 0,
@@ -197,7 +200,7 @@ class Echo(Packet):
 class WithPorts(Packet):
     """TCP or UDP."""
 
-    sport: int = 40000
+    sport: int = CLIENT_PORT
     dport: int = 80
     layer: ClassVar[type]
 
@@ -404,7 +407,7 @@ class Service(NamedTuple):
         return self.name(family), self.kind.word, address, "mode", self.mode, "noaddress"
 
 
-def tcp_frame(destination, source_port=40000):
+def tcp_frame(destination, source_port=CLIENT_PORT):
     """A client's segment for port 80 of the IPv4 address, in the middle of a connection."""
     headers = IP(src=CLIENT.ipv4, dst=destination) / TCP(sport=source_port, dport=80, flags="A")
     return bytes(Ether(src=CLIENT.mac, dst=LB.mac) / headers)

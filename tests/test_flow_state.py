@@ -101,7 +101,7 @@ def test_a_reset_that_nobody_believed_in_for_a_second_is_forgotten(balancer, fam
 
 @both_families
 def test_a_reset_of_no_known_flow_is_left_to_the_host_and_begins_none(balancer, family):
-    packet = WEB.packet(family)
+    [packet] = WEB.packets(family, 1)
     resets = [packet.flags(flags) for flags in ("R", "RA", "SR")]
     counted = {f"{WEB.name(family)} no_flow": len(resets)}
     assert_left(balancer, [reset.frame for reset in resets], counted)

@@ -35,6 +35,7 @@ from frames import (
     DNAT_SECOND,
     DNAT_WEB,
     DNS,
+    EDGE_PORTS,
     LB,
     NO_ROUTE,
     NOBODY,
@@ -75,7 +76,7 @@ def test_a_packet_goes_to_a_backend_and_the_answer_comes_back(balancer, service,
 @both_families
 @tcp_and_udp
 def test_ports_may_be_any_number(balancer, family, service):
-    packets = [service.packet(family, sport=i) for i in (1, 80, 1024, 32767, 32768, 65535)]
+    packets = [service.packet(family, sport=i) for i in EDGE_PORTS]
     send_back(balancer, [answer(sent) for sent in send(balancer, *packets)], packets)
 
 
