@@ -10,9 +10,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OLDEST_CLANG=14
 KERNELS=(6.1 6.12)
 # What says nothing of a kernel is left out: messages, the labs themselves, commands that are killed, how many backends
-# there may be, ids of QUIC, what becomes of a configuration, what is said of a packet.
+# there may be, ids of QUIC, what becomes of a configuration and of states of health, what is said of a packet.
 shopt -s extglob
-TESTS=(tests/test_!(limits|quic|config|explain).py tests/{ping,services,ports,routed,traffic,direct,peers,ring,vlan,netem}.bats)
+TESTS=(tests/test_!(limits|quic|config|health|explain).py tests/{ping,services,ports,routed,traffic,direct,peers,ring,vlan,netem}.bats)
 # All is some twenty times slower there. Of the packets of all shapes one of seven, a number that no count of parameters divides:
 # the shapes are this program's matter, and not a kernel's.
 SHORTER=(SAMPLE=7 FRAMES=6000 FLOOD=10000 CONNECTIONS=40 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60)
