@@ -9,6 +9,7 @@
 declare -A CHECK_NAME=() CHECK_KIND CHECK_TO CHECK_INTERVAL CHECK_TIMEOUT CHECK_RISE CHECK_FALL CHECK_JITTER # milliseconds
 declare -A CHECK_STATUS CHECK_TEXT CHECK_QUERY CHECK_RUN
 declare -A MEMBER=() # by KEY: ENDPOINT ADDRESS PORT VIP HEALTH ADMIN
+declare -A SOURCE    # by KEY: from where a packet to the VIP goes to this backend; empty where probes go to its address
 declare -A GROUP     # ID KEY...
 declare -A SERVICE   # that has hooks: NAME PROTOCOL VIP PORT STATE TOLD UP ALL
 declare -A HOOK      # by ID:EVENT: the command

@@ -55,10 +55,12 @@ $1 == "member" {
 	group = id "." int(members[id] / GROUP_SIZE)
 	members[id]++
 	put("MEMBER", key, rest(4))
+	if (to[id] == "vip") source[key] = source_address($3, $7)
+	put("SOURCE", key, source[key])
 	groups[group] = groups[group] " " key
 	group_of[group] = id
 	if (kind[id] == "icmp") print "=", key, $5 >(WORK "/" group ".icmp")
-	if (kind[id] ~ /^(http|https|tcp)$/) print curl_section(id, key, $3, to[id] == "vip" ? $7 : $5, $6) >(WORK "/" group)
+	if (kind[id] ~ /^(http|https|tcp)$/) print curl_section(id, key, to[id] == "vip" ? $7 : $5, $6) >(WORK "/" group)
 }
 
 $1 == "service" { put("SERVICE", $2, rest(3)) }
@@ -68,7 +70,7 @@ $1 == "rising" { put("RISING", $2, $3) }
 END {
 	for (group in groups) put("GROUP", group, group_of[group] groups[group])
 	count = split("CHECK_NAME CHECK_KIND CHECK_TO CHECK_INTERVAL CHECK_TIMEOUT CHECK_RISE CHECK_FALL CHECK_JITTER CHECK_STATUS CHECK_TEXT " \
-		"CHECK_QUERY CHECK_RUN MEMBER GROUP SERVICE HOOK RISING", arrays, " ")
+		"CHECK_QUERY CHECK_RUN MEMBER SOURCE GROUP SERVICE HOOK RISING", arrays, " ")
 	for (i = 1; i <= count; i++) print arrays[i] "=(" element[arrays[i]] " )"
 }
 
@@ -83,9 +85,9 @@ function option(name, value) {
 function bracketed(address) { return address ~ /:/ ? "[" address "]" : address }
 
 # A member's section. `next` is ignored where nothing comes before it.
-function curl_section(id, key, backend, address, port,    text) {
+function curl_section(id, key, address, port,    text) {
 	text = "next\nsilent\nnoproxy = \"*\"\n" sprintf("max-time = %.3f\n", words[id, "timeout"] / 1000)
-	if (to[id] == "vip") text = text option("interface", source_address(backend, address))
+	if (to[id] == "vip") text = text option("interface", source[key])
 	text = text (kind[id] == "tcp" ? curl_tcp(address, port) : curl_http(id, key, address, port))
 	return text option("write-out", NONCE " " key " %{exitcode} %{http_code} %{time_connect} %{size_download} %{errormsg}\n")
 }

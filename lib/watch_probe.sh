@@ -192,7 +192,6 @@ watch_each() { # BATCH KEY...
 # what keeps us from knowing.
 watch_one() { # KEY
 	local id=${1%:*} endpoint address port vip name
-	local -a source=()
 	watch_clock
 	read -r endpoint address port vip _ <<<"${MEMBER[$1]}"
 	name=${CHECK_NAME[$id]}
@@ -201,11 +200,9 @@ watch_one() { # KEY
 	LATEST=$((NOW + CHECK_TIMEOUT[$id] / 10 + WATCH_LATE))
 	if [[ ${CHECK_TO[$id]} == vip ]]; then
 		WAY=(probe_run)
-		source_address "$vip" "${1#*:}"
-		source=("$REPLY")
 		address=$vip
 	fi
-	"watch_probe_${CHECK_KIND[$id]}" "$id" "$address" "$port" "${source[@]}"
+	"watch_probe_${CHECK_KIND[$id]}" "$id" "$address" "$port" "${SOURCE[$1]:-}"
 	watch_clock
 	if [[ -n $TROUBLE ]]; then
 		echo "short 0 1 $CLIENT ${TROUBLE:0:72}" >&"$SAY"
@@ -218,7 +215,7 @@ watch_one() { # KEY
 	fi
 }
 
-watch_probe_icmp() { # ID ADDRESS PORT [SOURCE]
+watch_probe_icmp() { # ID ADDRESS PORT SOURCE|''
 	local said status=0
 	CLIENT=fping
 	said=$("${WAY[@]}" fping -r 0 -t "${CHECK_TIMEOUT[$1]}" ${4:+-S "$4"} "$2" 2>&1) || status=$?
@@ -230,7 +227,7 @@ watch_probe_icmp() { # ID ADDRESS PORT [SOURCE]
 	fi
 }
 
-watch_probe_dns() { # ID ADDRESS PORT [SOURCE]
+watch_probe_dns() { # ID ADDRESS PORT SOURCE|''
 	local answer status=0 wanted=${CHECK_STATUS[$1]} text=${CHECK_TEXT[$1]}
 	CLIENT=dig
 	# shellcheck disable=SC2086 # name and type
@@ -248,10 +245,10 @@ watch_probe_dns() { # ID ADDRESS PORT [SOURCE]
 	fi
 }
 
-watch_probe_exec() { # ID ADDRESS PORT [SOURCE]
+watch_probe_exec() { # ID ADDRESS PORT SOURCE|''
 	local said='' status=0 file=$WORK/said-exec.$1.$endpoint
 	CLIENT='exec'
-	LB_SERVICE=$name LB_BACKEND=$endpoint LB_ADDRESS=$2 LB_PORT=$3 LB_VIP=$vip LB_TIMEOUT=$TIMEOUT LB_SOURCE=${4:-} \
+	LB_SERVICE=$name LB_BACKEND=$endpoint LB_ADDRESS=$2 LB_PORT=$3 LB_VIP=$vip LB_TIMEOUT=$TIMEOUT LB_SOURCE=$4 \
 		"${WAY[@]}" timeout -s KILL "$TIMEOUT" sh -c "${CHECK_RUN[$1]}" >"$file" 2>&1 </dev/null {SAY}>&- || status=$?
 	read -r said 2>/dev/null <"$file" || true
 	((status == 0)) || printf '%4096s' '' 2>/dev/null >>"$file" || TROUBLE="there is no room in $WORK for what it prints"
@@ -262,10 +259,4 @@ watch_probe_exec() { # ID ADDRESS PORT [SOURCE]
 	said=${said//[^ -~]/ }
 	said=${said//[\"\'\\\`$]/}
 	WHY+=${said:+: ${said:0:48}}
-}
-
-# From where a packet to the VIP goes to this backend; see lib/probe.sh.
-source_address() { # VIP BACKEND_ID
-	REPLY=169.254.$(($2 / 256)).$(($2 % 256))
-	[[ $1 != *:* ]] || printf -v REPLY '100::%x' "$2"
 }

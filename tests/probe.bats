@@ -91,6 +91,15 @@ is_silent() { # HOST OUTER VIP
 	! ask "$@" --max-time 1 | grep -q "^$1 "
 }
 
+# Both say who they are, also at addresses of lo.
+serve_names() {
+	local host
+	for host in h2 h3; do
+		start_server "$host" udp 53 dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= \
+			--user=root --log-facility=- --txt-record=who.test,"$host"
+	done
+}
+
 # A client's connections all succeed.
 clients_are_served() { # VIP
 	[[ $(answers "$1" 80 | cut -d' ' -f1 | sort -u) == "$2" ]] || fail "$1: $(answers "$1" 80)"
@@ -146,10 +155,7 @@ nothing_is_made() {
 
 @test "pings, and DNS" {
 	local host number
-	for host in h2 h3; do # also at addresses of lo
-		start_server "$host" udp 53 dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= \
-			--user=root --log-facility=- --txt-record=who.test,"$host"
-	done
+	serve_names
 	for host in h2 h3; do
 		for number in 81 83 85; do
 			probes ping -n -q -c 2 -i 0.1 -W 2 -I "$(prober "$host" 4 10.0.0.1)" "10.0.0.$number"
@@ -224,8 +230,9 @@ source_is() { # OCTETS
 	[[ $(setting probe_source4) == *",$1]" ]]
 }
 
-are_up() { # SERVICE
-	lb -j status | jq -e --arg name "$1" '.services[] | select(.name == $name) | [.backends[].health] == ["up", "up"]'
+# In the order of h2 and h3.
+health_is() { # SERVICE STATE STATE
+	lb -j status | jq -e --args '.services[] | select(.name == $ARGS.positional[0]) | [.backends[].health] == $ARGS.positional[1:]' "$@"
 }
 
 @test "a watcher makes it, keeps to addresses that no backend has, and leaves nothing" {
@@ -236,7 +243,7 @@ are_up() { # SERVICE
 	lb check tcp-10.0.0.83 tcp port 80
 	start_on lb "$BATS_TEST_TMPDIR/watch" "$TOP/lb.sh" watch
 	watcher=$!
-	await 30 are_up tcp-10.0.0.83
+	await 30 health_is tcp-10.0.0.83 up up
 	source_is 10,0,0,10
 	(($(setting probe_ifindex) > 0))
 	lb service own tcp 10.0.0.10:81 mode dsr
@@ -249,6 +256,33 @@ are_up() { # SERVICE
 	lb check tcp-10.0.0.83 none
 	within probe_begin
 	probes_work
+}
+
+@test "whatever client a watcher has, it asks each backend at the VIP" {
+	local watcher vip service
+	local -a vips=(10.0.0.81 10.0.0.84 2001:db8::83 2001:db8::86)
+	serve_http h2 80
+	serve_http h3 80
+	serve_names
+	within probe_end
+	for vip in "${vips[@]}"; do
+		lb check "tcp-$vip" http port 80 text h2
+		lb check "udp-$vip" dns port 53 name who.test type TXT text h3
+		lb check "icmp-$vip" icmp
+	done
+	start_on lb "$BATS_TEST_TMPDIR/watch" "$TOP/lb.sh" watch
+	watcher=$!
+	for vip in "${vips[@]}"; do
+		await 30 health_is "tcp-$vip" up down
+		await 30 health_is "udp-$vip" down up
+		await 30 health_is "icmp-$vip" up up
+	done
+	kill "$watcher"
+	await 10 nothing_is_made || fail "$(cat "$BATS_TEST_TMPDIR/watch")"
+	for vip in "${vips[@]}"; do
+		for service in tcp udp icmp; do lb check "$service-$vip" none; done
+	done
+	within probe_begin
 }
 
 @test "what a killed one has left is mended, or removed" {
