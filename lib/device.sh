@@ -75,7 +75,11 @@ device_attach() {
 	device_set "$@" || die "the program cannot be attached to '$1'; what the kernel said is above"
 	UP_ATTACHED+=("$1")
 	state_read # who has our program now
-	say "$1: attached"
+	links_read
+	case $2:${LINK_MODE[$1]:-} in
+	xdp:generic) say "$1: attached, in generic mode, as its driver has no native XDP" ;;
+	*) say "$1: attached" ;;
+	esac
 }
 
 # Where an interface has the program, another gets the same, and not what may be in the object by now.

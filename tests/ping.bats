@@ -478,6 +478,13 @@ has_address() { # ADDRESS
 	(($(forwarded 10.0.0.2) == 5 && $(forwarded 2001:db8::3) == 5))
 }
 
+@test "where a driver has no native XDP, up takes generic and says so" {
+	run -0 lb up veth6 lo
+	output_has $'veth6: attached\n' "lo: attached, in generic mode"
+	run -0 lb status
+	output_has "lo (generic)"
+}
+
 # Of the program on the balancer's interface; "null" if there is none.
 program_id() {
 	on lb ip -j -d link show dev veth6 | jq '.[0].xdp.prog.id'
