@@ -78,7 +78,7 @@ deps deps-kernels deps-bench deps-deb:
 	elif [ -z "$$missing" ]; then \
 		echo "deps: all is there"; \
 	elif [ "$$(id -u)" -ne 0 ]; then \
-		echo "deps: missing: $$missing. To install: sudo make deps" >&2; exit 1; \
+		echo "deps: missing: $$missing. To install: sudo make $@" >&2; exit 1; \
 	else \
 		echo "deps: installing $$missing"; \
 		tests/apt-install.sh $$missing; \

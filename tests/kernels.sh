@@ -10,16 +10,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OLDEST_CLANG=14
 KERNELS=(6.1 6.12)
 # What says nothing of a kernel is left out: messages, the labs themselves, commands that are killed, how many backends
-# there may be, ids of QUIC, what becomes of a configuration and of states of health, what is said of a packet.
+# there may be, ids of QUIC, what becomes of a configuration and of states of health. So is what waits for seconds of
+# its own, and finds a machine too slow for them.
 shopt -s extglob
-TESTS=(tests/test_!(limits|quic|config|health|explain).py tests/{ping,services,ports,routed,traffic,direct,peers,ring,vlan,netem}.bats)
+TESTS=(tests/test_!(limits|quic|config|health).py tests/{ping,services,ports,routed,traffic,direct,probe,peers,ring,vlan,netem}.bats)
+# And some of the tests of a file.
+SOME_TESTS=(-f 'carried over|counters go on' tests/upgrade.bats)
 # All is some twenty times slower there. Of the packets of all shapes one of seven, a number that no count of parameters divides:
-# the shapes are this program's matter, and not a kernel's.
+# the shapes are this program's matter, and not a kernel's. Of each test at least one over IPv4 and one over IPv6.
 SHORTER=(SAMPLE=7 FRAMES=6000 FLOOD=10000 CONNECTIONS=40 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60)
 # For `quick`: of each kind of packet, mode and family one, a ring, and the article's lab.
-QUICK_TESTS=(tests/test_{packets,tcp_udp,icmp_errors,fragments,ring}.py tests/ping.bats)
+QUICK_TESTS=(tests/test_{packets,tcp_udp,icmp_errors,fragments,direct,decap,ring}.py tests/ping.bats)
 QUICK='^test_a_request_goes_to_a_backend_and_the_reply_comes_back.IPv., (without a tag|eight.*with a service tag and a tag)'
 QUICK+='|^test_a_packet_goes_to_a_backend_and_the_answer_comes_back.*IPv[46].$'
+QUICK+='|^test_a_packet_arrives_as_it_is.IPv[46]-with a tag-'
+QUICK+='|^test_what_went_in_comes_out.without a tag-tcp-'
 QUICK+='|^test_an_error_of_any_kind_follows_its_flow.(web|dnat-dns)-'
 QUICK+='|^test_fragments_follow_their_first.(dns|dnat-ping)-'
 QUICK+='|^test_equal_backends_have_the_slots_that_the_method_gives_them.3.$'
@@ -30,6 +35,7 @@ usage() {
 		Usage: tests/kernels.sh [quick] [KERNEL...]
 
 		quick: a few tests, and the object of the usual clang only. KERNEL: 6.1, for example (${KERNELS[*]}).
+		It takes an hour or two, quick two minutes. What a file's tests print is shown when all of them are done.
 	EOF
 }
 
@@ -40,20 +46,26 @@ die() {
 
 # --- In the machine ---
 
-# Each line of the table begins with "verifier"; the last line is that of tests/run, with the objects added.
-inside() { # KERNEL FILE... -- WORDS OF tests/run...
-	local kernel=$1 object loaded=0 refused=0 lines status=0
-	shift
-	while [[ $1 != -- ]]; do
+# Each line of the table begins with "verifier"; the last line is that of tests/run, with the objects added. Each -- begins the
+# words of one tests/run; all of them end before the machine is ended, so that it is known what took the time.
+inside() { # KERNEL SECONDS FILE... [-- WORDS...]...
+	local kernel=$1 end=$((SECONDS + $2 - 120)) object loaded=0 refused=0 lines status=0
+	local -a words
+	shift 2
+	while (($#)) && [[ $1 != -- ]]; do
 		object=$1
 		shift
 		lines=$(tests/loads.py "$object") && loaded=$((loaded + 1)) || refused=$((refused + 1))
 		object=${object##*/}
 		[[ -z $lines ]] || awk -v begin="verifier $kernel ${object%.o}" '{ $1 = begin } 1' <<<"$lines"
 	done
-	shift
-	[[ ${1:-} != -f ]] || SHORTER+=(SAMPLE=1) # some are chosen already
-	if (($#)); then env "${SHORTER[@]}" tests/run "$@" || status=$?; fi
+	while (($#)); do
+		shift
+		words=()
+		while (($#)) && [[ $1 != -- ]]; do words+=("$1") && shift; done
+		[[ ${words[0]} != -f ]] || SHORTER+=(SAMPLE=1) # some are chosen already
+		timeout -k 30 "$((end - SECONDS))" env "${SHORTER[@]}" tests/run "${words[@]}" || status=$?
+	done
 	echo "objects: $loaded passed, $refused failed"
 	((status == 0 && refused == 0))
 }
@@ -62,14 +74,14 @@ inside() { # KERNEL FILE... -- WORDS OF tests/run...
 
 # Copies, as each build writes beside the sources. Prints the objects' paths.
 build() { # DIR COMPILER...
-	local compiler dir
+	local compiler dir=$1/build
 	for compiler in "${@:2}"; do
-		dir=$1/$compiler.d
+		rm -rf "$dir"
 		mkdir "$dir"
 		cp -r Makefile ./*.c ./*.h control datapath "$dir"
 		make -C "$dir" CLANG="$compiler" xdp_lb.o >"$dir/log" 2>&1 || { cat "$dir/log" >&2 && die "$compiler does not build xdp_lb.o"; }
-		mv "$dir/xdp_lb.o" "$1/$compiler.o"
-		echo "$1/$compiler.o"
+		mv "$dir/xdp_lb.o" "$1/${compiler##*/}.o"
+		echo "$1/${compiler##*/}.o"
 	done
 }
 
@@ -80,12 +92,10 @@ compilers() {
 	done
 }
 
-# One kernel: what is printed goes to a file, and to the terminal as it comes.
-try_kernel() { # KERNEL
-	local status=0
-	tests/vm.sh -t "$SECONDS_EACH" "$1" tests/kernels.sh inside "$1" "${OBJECTS[@]}" -- "${WORDS[@]}" </dev/null 2>&1 |
-		tee "$WORK/log-$1" | grep --line-buffered -v '^verifier ' | sed -u "s/^/$1: /" || status=1
-	if ((status)); then echo failed >"$WORK/failed-$1"; fi
+# One kernel: what is printed goes to a file, and to the terminal as it comes. It ends with who began it.
+one() { # KERNEL SECONDS WORK WORDS...
+	setpriv --pdeathsig TERM tests/vm.sh -t "$2" "$1" tests/kernels.sh inside "$1" "$2" "${@:4}" </dev/null 2>&1 |
+		tee "$3/log-$1" | grep --line-buffered -v '^verifier ' | sed -u "s/^/$1: /" || echo failed >"$3/failed-$1"
 }
 
 # Rows: programs by compilers; columns: kernels.
@@ -123,14 +133,16 @@ add_up() { # KERNEL...
 	((failed == 0 && passed > 0))
 }
 
-if [[ ${1:-} == inside ]]; then
-	inside "${@:2}"
+case ${1:-} in
+inside | one)
+	"$@"
 	exit
-fi
-COMPILERS=() WORDS=("${TESTS[@]}") SECONDS_EACH=14400
+	;;
+esac
+COMPILERS=() WORDS=(-- "${TESTS[@]}" -- "${SOME_TESTS[@]}") SECONDS_EACH=14400
 if [[ ${1:-} == quick ]]; then
 	shift
-	KERNELS=(6.1) WORDS=(-f "$QUICK" "${QUICK_TESTS[@]}") SECONDS_EACH=900 COMPILERS=("${CLANG:-clang}")
+	KERNELS=(6.1) WORDS=(-- -f "$QUICK" "${QUICK_TESTS[@]}") SECONDS_EACH=900 COMPILERS=("${CLANG:-clang}")
 fi
 case ${1:-} in
 -h | --help) usage && exit ;;
@@ -141,6 +153,7 @@ esac
 ((${#COMPILERS[@]})) || mapfile -t COMPILERS < <(compilers)
 ((${#COMPILERS[@]})) || COMPILERS=(clang)
 for kernel in "${KERNELS[@]}"; do tests/vm.sh "$kernel" || exit; done
+echo "built by ${COMPILERS[*]} (make deps-kernels installs all that Debian has)"
 
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
@@ -148,12 +161,15 @@ trap 'for pid in $(jobs -pr); do kill -- "-$pid"; done 2>/dev/null; wait; exit 1
 mapfile -t OBJECTS < <(build "$WORK" "${COMPILERS[@]}")
 ((${#OBJECTS[@]} == ${#COMPILERS[@]})) || exit 1
 HERE=$(uname -r)
-inside "here" "${OBJECTS[@]}" -- >"$WORK/log-here" || touch "$WORK/failed-here"
+inside here 600 "${OBJECTS[@]}" >"$WORK/log-here" || touch "$WORK/failed-here"
 set -m # each has a process group of its own
-for kernel in "${KERNELS[@]}"; do try_kernel "$kernel" & done
+for kernel in "${KERNELS[@]}"; do
+	setpriv --pdeathsig TERM tests/kernels.sh one "$kernel" "$SECONDS_EACH" "$WORK" "${OBJECTS[@]}" "${WORDS[@]}" &
+done
 wait
 echo
 echo "Instructions that the verifier looked at, and octets of machine code (here: Linux $HERE):"
 print_table "${KERNELS[@]}" here
 echo
+echo "It took $((SECONDS / 60)) min $((SECONDS % 60)) s."
 add_up "${KERNELS[@]}" here

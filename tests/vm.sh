@@ -12,20 +12,19 @@ CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/xdp_lb/kernels
 # To come to its files: the bus, the file system that leads to them, and one for what is written.
 MODULES=(virtio_pci virtio_console 9pnet_virtio 9p overlay)
 # What the kernel says when it found a fault in itself.
-COMPLAINTS='WARNING: |BUG: |UBSAN: |Oops|Kernel panic|self-detected stall|detected stalls|blocked for more than'
-COMPLAINTS+='|suspicious RCU|unregister_netdevice: waiting for'
+COMPLAINTS='WARNING: |BUG: |UBSAN: |Oops|Kernel panic|Call Trace:|self-detected stall|detected( expedited)? stalls|blocked for more than'
+COMPLAINTS+='|suspicious RCU|unregister_netdevice: waiting for|hw csum failure|XDP return value|Out of memory|page allocation failure'
 
 usage() {
 	cat <<-EOF
-		Usage: tests/vm.sh [-t SECONDS] [-m MB] [-l FILE] KERNEL COMMAND...
+		Usage: tests/vm.sh [-t SECONDS] [-l FILE] KERNEL COMMAND...
 		       tests/vm.sh KERNEL
 
 		Runs COMMAND as root, in this directory, under the newest of Debian's kernels whose version begins
 		with KERNEL (6.1, 6.12). Without one, only says which that is, once it is there. The kernel is
-		downloaded once, to $CACHE.
+		downloaded once, to $CACHE, which may be removed at any time.
 
 		  -t SECONDS   end it after that time (600)
-		  -m MB        memory (2048)
 		  -l FILE      where to put what the kernel says
 
 		Exit status: the command's; 99 if the kernel complained of itself, 124 after SECONDS, 125 if the
@@ -56,32 +55,42 @@ require_tools() {
 
 # --- The kernel, from Debian's package ---
 
+# The newest of the releases in the input.
+newest() { # KERNEL
+	grep -E "^${1//./\\.}\.[0-9]+(-[0-9]+|[+]deb[0-9]+(\.[0-9]+)?)-amd64$" | sort -V | tail -n 1
+}
+
+offered() { # KERNEL
+	[[ -z ${VM_CACHED:-} ]] && apt-cache pkgnames "linux-image-$1." 2>/dev/null | sed 's/^linux-image-//' | newest "$1"
+}
+
 # Sets RELEASE to what apt offers, or else (or with VM_CACHED) to what was downloaded before.
 choose_release() { # KERNEL
-	local known=''
-	[[ -n ${VM_CACHED:-} ]] || known=$(apt-cache pkgnames "linux-image-$1." 2>/dev/null | sed 's/^linux-image-//') || known=
-	[[ -n $known ]] || known=$(cd "$CACHE" 2>/dev/null && ls) || known=
-	RELEASE=$(grep -E "^${1//./\\.}\.[0-9]+(-[0-9]+|[+]deb[0-9]+(\.[0-9]+)?)-amd64$" <<<"$known" | sort -V | tail -n 1) ||
-		die "there is no kernel $1: apt knows no package linux-image-$1.*-amd64 (apt-get update?)"
+	local before
+	before=$(find "$CACHE" -mindepth 1 -maxdepth 1 -printf '%f\n' 2>/dev/null | newest "$1") || before=''
+	RELEASE=$(offered "$1") || RELEASE=$before
+	[[ -n $RELEASE ]] || die "there is no kernel $1: apt knows no package linux-image-$1.*-amd64 of Debian 12 (apt-get update?)"
+	fetch && return
+	[[ -n $before ]] || die "linux-image-$RELEASE cannot be downloaded, or is not whole (apt-get update?)"
+	echo "tests/vm.sh: linux-image-$RELEASE cannot be downloaded, so it is $before, which was before" >&2
+	RELEASE=$before
 }
 
 # Makes $CACHE/$RELEASE, with all that a machine is started from; in one step, by one of us.
 fetch() {
-	local work fd
-	mkdir -p "$CACHE"
+	local work fd status=0
+	mkdir -p "$CACHE" || return
 	exec {fd}<"$CACHE"
-	flock "$fd"
+	flock "$fd" || return
 	[[ ! -e $CACHE/$RELEASE ]] || { exec {fd}<&- && return; }
 	echo "tests/vm.sh: downloading Linux $RELEASE" >&2
 	rm -rf "$CACHE"/.new.*
-	work=$(mktemp -d "$CACHE/.new.XXXXXX")
-	(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "linux-image-$RELEASE") || die "linux-image-$RELEASE cannot be downloaded (apt-get update?)"
-	dpkg-deb -x "$work"/*.deb "$work"
-	rm "$work"/*.deb
-	depmod -b "$work" "$RELEASE"
-	chmod 755 "$work"
-	mv "$work" "$CACHE/$RELEASE"
+	work=$(mktemp -d "$CACHE/.new.XXXXXX") || return
+	(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "linux-image-$RELEASE" && dpkg-deb -x ./*.deb . && rm ./*.deb &&
+		depmod -b . "$RELEASE" && chmod 755 . && mv "$work" "$CACHE/$RELEASE") || status=1
+	rm -rf "$work"
 	exec {fd}<&-
+	return "$status"
 }
 
 # Makes FILE: busybox, the modules above with those that they need, and `init`.
@@ -165,15 +174,15 @@ print_start() { # COMMAND...
 	EOF
 }
 
-# One thread for all emulated processors: with one for each, a kernel that patches its own code (static keys) was seen to
-# run into the breakpoint that it puts there meanwhile, when that was gone already. Its TSC is called reliable, as emulated processors look out of step, and a slower clock would be taken. What is slow
-# because this machine has other work is no fault of the kernel's, so it waits longer before it says so.
+# One thread for both emulated processors: with one for each, a kernel that patches its own code (static keys) was seen to
+# run into the breakpoint that it puts there meanwhile, when that was gone already. So more processors would be slower ones.
+# Their TSC is called reliable, as they look out of step, and a slower clock would be taken. What is slow because this
+# machine has other work is no fault of the kernel's, so it waits longer before it says so.
 start_machine() { # DIR
-	local cpus kernel=$CACHE/$RELEASE share=security_model=none,multidevs=remap
-	cpus=$(nproc)
+	local kernel=$CACHE/$RELEASE share=security_model=none,multidevs=remap
 	# shellcheck disable=SC2094 # a path for qemu, which writes to its descriptor 3
 	setpriv --pdeathsig KILL timeout --foreground -k 5 "$TIMEOUT" setpriv --pdeathsig KILL \
-		qemu-system-x86_64 -M q35 -accel tcg,thread=single -cpu max,la57=off -smp "$((cpus < 8 ? cpus : 8))" -m "$MEMORY" \
+		qemu-system-x86_64 -M q35 -accel tcg,thread=single -cpu max,la57=off -smp 2 -m 2048 \
 		-nodefaults -no-user-config -display none -no-reboot \
 		-kernel "$kernel/boot/vmlinuz-$RELEASE" -initrd "$1/initrd" \
 		-append "console=ttyS0 panic=-1 oops=panic mitigations=off tsc=reliable rcupdate.rcu_cpu_stall_timeout=300 watchdog_thresh=60" \
@@ -196,11 +205,11 @@ run_machine() { # COMMAND...
 	[[ -z $LOG ]] || cp "$DIR/log" "$LOG"
 	if grep -aE "$COMPLAINTS" "$DIR/log" >"$DIR/complaints"; then
 		echo "tests/vm.sh: Linux $RELEASE complained of itself:" >&2
-		grep -aE -A 30 "$COMPLAINTS" "$DIR/log" | head -n 60 >&2
+		grep -aE -m 2 -A 30 "$COMPLAINTS" "$DIR/log" >&2
 	fi
 	if [[ ! -s $DIR/status ]]; then
-		((status != 124)) || { echo "tests/vm.sh: not at its end after $TIMEOUT s" >&2 && return 124; }
 		tail -n 20 "$DIR/log" >&2
+		((status != 124)) || { echo "tests/vm.sh: not at its end after $TIMEOUT s; the kernel's last words are above" >&2 && return 124; }
 		die "the machine did not come to the command's end; its last words are above"
 	fi
 	status=$(<"$DIR/status")
@@ -208,16 +217,15 @@ run_machine() { # COMMAND...
 	return "$status"
 }
 
-TIMEOUT=600 MEMORY=2048 LOG=
+TIMEOUT=600 LOG=
 while [[ ${1:-} == -* ]]; do
 	case $1 in
 	-h | --help) usage && exit ;;
-	-[tml]) (($# > 1)) || misuse "$1 needs a word after it" ;;
-	*) misuse "there is no option '$1'; the options are: -t SECONDS, -m MB, -l FILE" ;;
+	-[tl]) (($# > 1)) || misuse "$1 needs a word after it" ;;
+	*) misuse "there is no option '$1'; the options are: -t SECONDS, -l FILE" ;;
 	esac
 	case $1 in
 	-t) TIMEOUT=$2 ;;
-	-m) MEMORY=$2 ;;
 	-l) LOG=$2 ;;
 	esac
 	shift 2
@@ -227,6 +235,5 @@ done
 require_tools
 choose_release "$1"
 shift
-fetch
 (($#)) || { echo "$RELEASE" && exit; }
 run_machine "$@"
