@@ -3,7 +3,7 @@
 
 # Fills LINK_INDEX by name, LINK_NAME by index, and of each interface with an XDP program LINK_PROGRAM, its id,
 # and LINK_MODE, drv (native) or generic.
-declare -A LINK_INDEX LINK_NAME LINK_PROGRAM LINK_MODE
+declare -A LINK_INDEX=() LINK_NAME=() LINK_PROGRAM=() LINK_MODE=()
 links_read() {
 	ip_ask "link show"
 	links_parse "${ANSWERS[0]}"
@@ -25,7 +25,7 @@ links_parse() {
 }
 
 # Those of them with our program, name -> mode: ATTACHED, the balancer's, and DECAPS. PROGRAMS says which are ours.
-declare -A ATTACHED DECAPS
+declare -A ATTACHED=() DECAPS=()
 devices_attached() {
 	links_read
 	devices_ours

@@ -110,8 +110,8 @@ doctor_commands() {
 }
 
 # The rows of lib/doctor.jq, in arrays by name.
-declare -A LINK_KIND LINK_MTU LINK_PEER LINK_NSID LINK_LOWER LINK_MASTER LINK_JITED LINK_PROGRAM_NAME
-declare -A ADDRESS_DEVICE NEIGHBOUR ROUTE_DEVICE DOCTOR_SERVICE DOCTOR_BACKEND TROUBLE
+declare -A LINK_KIND=() LINK_MTU=() LINK_PEER=() LINK_NSID=() LINK_LOWER=() LINK_MASTER=() LINK_JITED=() LINK_PROGRAM_NAME=()
+declare -A ADDRESS_DEVICE=() NEIGHBOUR=() ROUTE_DEVICE=() DOCTOR_SERVICE=() DOCTOR_BACKEND=() TROUBLE=()
 doctor_rows() {
 	local kind name w rows
 	local -a words
@@ -139,7 +139,7 @@ doctor_link() { # NAME KIND MTU PEER NSID LOWER MASTER JITED PROGRAM
 }
 
 # Names of the network namespaces that have interfaces' other ends, by their ids here.
-declare -A NSID_NAME
+declare -A NSID_NAME=()
 doctor_netns() {
 	local id name
 	while read -r id name; do
@@ -173,7 +173,7 @@ peer_of() {
 }
 
 # feature DEVICE NAME [RUN...]: is it on, as ethtool -k says? Asked once of each device.
-declare -A FEATURES
+declare -A FEATURES=()
 feature() {
 	local key="${*:3} $1"
 	[[ -n ${FEATURES[$key]:-} ]] || FEATURES[$key]=$("${@:3}" ethtool -k "$1" 2>/dev/null) || FEATURES[$key]=none

@@ -17,6 +17,8 @@ instance_choose() {
 	CONTROL=$MAPS/control
 }
 
+LOCK_WAIT=60 # seconds, for another command to end
+
 # One command at a time in a network namespace, over all its instances: they share the host's addresses and
 # neighbours. The lock is held by an open descriptor, so it ends with the command, however that ends.
 lock() {
@@ -42,11 +44,11 @@ lock_all() {
 
 lock_netns() {
 	exec {LOCK}</proc/self/ns/net
-	flock -w "${LOCK_WAIT:-60}" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
+	flock -w "$LOCK_WAIT" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
 }
 
 lock_everywhere() { # DESCRIPTOR
-	flock -w "${LOCK_WAIT:-60}" "$1" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
+	flock -w "$LOCK_WAIT" "$1" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
 }
 
 instance_exists() {

@@ -10,12 +10,12 @@
 # that we keep managed for it, as "ifindex,address".
 # Of memberships, by "service-id,backend-id": the weight. Of snat, by address: the interface that we added it to, or 0; and SNAT,
 # the addresses in their order.
-declare -A PROGRAMS
-declare -A SERVICE_ID SERVICE_PROTOCOL SERVICE_VIP SERVICE_PORT SERVICE_FAMILY SERVICE_MODE SERVICE_VIP_IFINDEX
-declare -A SERVICE_GUE_PORT SERVICE_SPREAD
-declare -A BACKEND_ID BACKEND_SOURCE BACKEND_MANAGED
-declare -A MEMBER_WEIGHT SNAT_IFINDEX
-declare -a SERVICES BACKENDS SNAT STATE_FORWARDING
+declare -A PROGRAMS=()
+declare -A SERVICE_ID=() SERVICE_PROTOCOL=() SERVICE_VIP=() SERVICE_PORT=() SERVICE_FAMILY=() SERVICE_MODE=() SERVICE_VIP_IFINDEX=()
+declare -A SERVICE_GUE_PORT=() SERVICE_SPREAD=()
+declare -A BACKEND_ID=() BACKEND_SOURCE=() BACKEND_MANAGED=()
+declare -A MEMBER_WEIGHT=() SNAT_IFINDEX=()
+declare -a SERVICES=() BACKENDS=() SNAT=() STATE_FORWARDING=()
 
 STATE_MAPS=(services settings backends members checks hooks quic_servers returns addresses snat ring_sizes)
 

@@ -6,14 +6,14 @@
 # Times are in hundredths of a second since the machine was started.
 
 # The list, as lib/watch_list.awk puts it. A check has its service's id; a KEY is "ID:BACKEND_ID"; a group is "ID.N".
-declare -A CHECK_NAME=() CHECK_KIND CHECK_TO CHECK_INTERVAL CHECK_TIMEOUT CHECK_RISE CHECK_FALL CHECK_JITTER # milliseconds
-declare -A CHECK_STATUS CHECK_TEXT CHECK_QUERY CHECK_RUN
-declare -A MEMBER=() # by KEY: ENDPOINT ADDRESS PORT VIP HEALTH ADMIN
-declare -A SOURCE    # by KEY: from where a packet to the VIP goes to this backend; empty where probes go to its address
-declare -A GROUP     # ID KEY...
-declare -A SERVICE   # that has hooks: NAME PROTOCOL VIP PORT STATE TOLD UP ALL
-declare -A HOOK      # by ID:EVENT: the command
-declare -A RISING    # by ID: seconds until the next step of slow start
+declare -A CHECK_NAME=() CHECK_KIND=() CHECK_TO=() CHECK_INTERVAL=() CHECK_TIMEOUT=() CHECK_RISE=() CHECK_FALL=() CHECK_JITTER=() # milliseconds
+declare -A CHECK_STATUS=() CHECK_TEXT=() CHECK_QUERY=() CHECK_RUN=()
+declare -A MEMBER=()  # by KEY: ENDPOINT ADDRESS PORT VIP HEALTH ADMIN
+declare -A SOURCE=()  # by KEY: from where a packet to the VIP goes to this backend; empty where probes go to its address
+declare -A GROUP=()   # ID KEY...
+declare -A SERVICE=() # that has hooks: NAME PROTOCOL VIP PORT STATE TOLD UP ALL
+declare -A HOOK=()    # by ID:EVENT: the command
+declare -A RISING=()  # by ID: seconds until the next step of slow start
 
 STOP=''
 WATCH_LOOK=200 # how often to look whether the list may have changed
@@ -141,7 +141,7 @@ watch_hear() { # LINE
 }
 
 # What may go on and on is said once a minute.
-declare -A WARNED
+declare -A WARNED=()
 watch_warn() { # WHAT TEXT
 	((NOW - ${WARNED[$1]:--100000} >= 6000)) || return 0
 	WARNED[$1]=$NOW
@@ -245,7 +245,7 @@ watch_listed() { # STATUS SUM
 }
 
 # What is missing is said once.
-declare -A WATCH_MISSING
+declare -A WATCH_MISSING=()
 watch_need() {
 	local kind need
 	for kind in "${CHECK_KIND[@]}"; do

@@ -2,13 +2,13 @@
 # Hooks: commands that are run when a service comes up or goes down, or a member does.
 
 # By service's id.
-declare -A HOOKING    # one is running: its number and the event
-declare -A HOOK_ENDS  # and when it is over at the latest
-declare -A HOOK_AFTER # and the next one waits until then
-declare -A HOOK_LIST  # the number of a list that may not know yet what they were told
-declare -A HOOK_OF    # the service's name: an id is used again
-declare -A CHANGES    # lines "BACKEND up|down WHY" that `change` has yet to be run for
-declare -A LAST_WHY
+declare -A HOOKING=()    # one is running: its number and the event
+declare -A HOOK_ENDS=()  # and when it is over at the latest
+declare -A HOOK_AFTER=() # and the next one waits until then
+declare -A HOOK_LIST=()  # the number of a list that may not know yet what they were told
+declare -A HOOK_OF=()    # the service's name: an id is used again
+declare -A CHANGES=()    # lines "BACKEND up|down WHY" that `change` has yet to be run for
+declare -A LAST_WHY=()
 
 HOOK_SECONDS=30 HOOK_NUMBER=0
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Rounds of probes: when, and by which clients. Of what is due at the same time one client probes all that it can.
 
-declare -A DUE        # by group: when its next round begins
-declare -A BATCH_OF   # by group: of which batch it is, while that is under way
-declare -A BATCH_ENDS # by batch: when it is over at the latest
-declare -A BATCH_LIST # by batch: the number of the list that it is of
+declare -A DUE=()        # by group: when its next round begins
+declare -A BATCH_OF=()   # by group: of which batch it is, while that is under way
+declare -A BATCH_ENDS=() # by batch: when it is over at the latest
+declare -A BATCH_LIST=() # by batch: the number of the list that it is of
 
 WATCH_GRID=5    # rounds begin at multiples of this, so that there is more to be probed at a time
 WATCH_MANY=300  # connections of one curl: it knows no more

@@ -2,13 +2,13 @@
 # What follows from answers: who is up and down, and who is told.
 
 # By KEY. RUN: how many answers in a row one that is down has given, or, negative, how many of one that is not are missing.
-declare -A STATE RUN    # STATE: unknown, up or down
-declare -A ENDPOINT     # whose it is, with its address
-declare -A CAME WENT    # when it was found up after it had been down, and down
-declare -A RISE_FACTOR  # more answers are wanted of one that flaps
-declare -A PENDING=()   # what `health` is yet to be told: "up|down WHY"
-declare -A REPORTING=() # and is being told
-declare -A SETTLED=()   # the number of a list that may not know it yet, as it was told meanwhile
+declare -A STATE=() RUN=() # STATE: unknown, up or down
+declare -A ENDPOINT=()     # whose it is, with its address
+declare -A CAME=() WENT=() # when it was found up after it had been down, and down
+declare -A RISE_FACTOR=()  # more answers are wanted of one that flaps
+declare -A PENDING=()      # what `health` is yet to be told: "up|down WHY"
+declare -A REPORTING=()    # and is being told
+declare -A SETTLED=()      # the number of a list that may not know it yet, as it was told meanwhile
 
 REPORT='' REPORT_AFTER=0 STEP=''
 FLAP_INTERVALS=60 FLAP_MOST=16

@@ -648,6 +648,23 @@ told() { # STATE
 	no_work_is_left
 }
 
+@test "variables of the environment that happen to have the names of its own change nothing" {
+	local -a others names
+	mapfile -t others < <(env -i bash -c 'compgen -v')
+	others+=(PATH HOME TMPDIR LC_ALL LB_INSTANCE LB_OUTSIDE NOTIFY_SOCKET WATCHDOG_USEC RUNTIME_DIRECTORY)
+	mapfile -t names < <(grep -ohE '\b[A-Z][A-Z0-9_]+\b' lb.sh lib/*.sh | sort -u | grep -vxF "$(printf '%s\n' "${others[@]}")")
+	serve_web h2
+	serve_web h3
+	printf 'check %s fall 2\n' "$WEB" | cat "$BATS_FILE_TMPDIR/conf" - >"$BATS_TEST_TMPDIR/conf"
+	env "${names[@]/%/=x}" "$TOP/lb.sh" -n "${PREFIX}lb" apply "$BATS_TEST_TMPDIR/conf"
+	lb diff "$BATS_TEST_TMPDIR/conf"
+	watch env "${names[@]/%/=x}"
+	becomes web 10.0.0.2 up
+	rm "$RULES/h3-well"
+	becomes web 10.0.0.3 down
+	diff <(lb save) <(env "${names[@]/%/=x}" "$TOP/lb.sh" -n "${PREFIX}lb" save)
+}
+
 @test "killed at any moment and begun again, it takes over: what is steady stays, nothing is said of it, and no process is left" {
 	local i kills=${KILLS:-5} before
 	by_files
