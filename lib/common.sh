@@ -19,7 +19,7 @@ say() {
 }
 
 warn() {
-	printf '%s: %s\n' "$PROGRAM" "$*" >&2
+	printf '%s: %s\n' "$PROGRAM" "$*" >&2 || true # who is not heard goes on all the same
 }
 
 # Runs a command that changes the system, after the changes of maps that come before it; -v shows it.

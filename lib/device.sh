@@ -24,8 +24,10 @@ links_parse() {
 	done
 }
 
-# Those of them with our program, name -> mode: ATTACHED, the balancer's, and DECAPS. PROGRAMS says which are ours.
+# Those of them with our program, name -> mode: ATTACHED, the balancer's, and DECAPS. PROGRAMS says which are ours. PROBING is the one that
+# health probes come by.
 declare -A ATTACHED=() DECAPS=()
+PROBING=''
 devices_attached() {
 	links_read
 	devices_ours
@@ -33,12 +35,13 @@ devices_attached() {
 
 devices_ours() {
 	local name
-	ATTACHED=() DECAPS=()
+	ATTACHED=() DECAPS=() PROBING=''
 	for name in "${!LINK_PROGRAM[@]}"; do
 		case ${PROGRAMS[${LINK_PROGRAM[$name]}]:-} in
 		xdp_lb) ATTACHED[$name]=${LINK_MODE[$name]} ;;
 		xdp_decap) DECAPS[$name]=${LINK_MODE[$name]} ;;
 		esac
+		[[ -z ${PROBES[${LINK_PROGRAM[$name]}]:-} ]] || PROBING=$name
 	done
 }
 

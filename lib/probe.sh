@@ -54,12 +54,16 @@ probe_forget() {
 
 # Removes it all, and what a killed one has left.
 probe_remove() {
+	local device
 	probe_names
-	[[ -n $PROBE_DEVICE ]] || return 0
 	links_read
-	# By itself it would only go with the last process that is in there.
-	[[ -z ${LINK_INDEX[$PROBE_DEVICE]:-} ]] || run ip link del dev "$PROBE_DEVICE"
-	run ip netns del "$PROBE_NETNS"
+	# By itself it would only go with the last process that is in there. The name is made from the namespace, which may be a file of
+	# the watcher's alone, as systemd gives it mounts of its own; PROBING is who has the program.
+	for device in "${PROBE_DEVICE:-$PROBING}" "$PROBING"; do
+		[[ -z $device || -z ${LINK_INDEX[$device]:-} ]] || run ip link del dev "$device"
+		unset "LINK_INDEX[${device:-none}]"
+	done
+	[[ -z $PROBE_DEVICE ]] || run ip netns del "$PROBE_NETNS"
 }
 
 # Runs a command there.
@@ -127,8 +131,6 @@ probe_route() { # FAMILY PREFIX
 }
 
 # The new program, if there is one in the new object; else there is no more to be probed by it.
-probe_upgrade() {
-	probe_names
-	[[ -n $PROBE_DEVICE && -n ${LINK_PROGRAM[$PROBE_DEVICE]:-} ]] || return 0
-	if [[ -e $CONTROL/probe ]]; then upgrade_attach "$PROBE_DEVICE" generic probe; else probe_remove; fi
+probe_upgrade() { # DEVICE
+	if [[ -e $CONTROL/probe ]]; then upgrade_attach "$1" generic probe; else run ip link del dev "$1"; fi
 }

@@ -10,6 +10,8 @@ function tell(kind, name, text,    words) {
 		print "STATE_WHOLE=1"
 	else if (kind == "program")
 		put("PROGRAMS", name, text)
+	else if (kind == "probe")
+		put("PROBES", name, 1)
 	else if (kind == "settings") {
 		print "STATE_NETNS=" name
 		put("STATE_FORWARDING", 0, words[1])

@@ -19,8 +19,10 @@ function protocol_name(number) {
 			targets = thing
 		else if (map == "decap_addresses")
 			decap = thing
-	} else if ($2 == "xdp" && $4 !~ /^(explain|probe)$/)
+	} else if ($2 == "xdp" && $4 != "explain") {
 		program = thing
+		is_probe = $4 == "probe"
+	}
 	next
 }
 
@@ -33,7 +35,7 @@ map != "" && match($0, /max_entries [0-9]+/) {
 program != "" && match($0, /map_ids [0-9,]+/) {
 	ids = "," substr($0, RSTART + 8, RLENGTH - 8) ","
 	if (index(ids, "," targets ","))
-		tell("program", program, "xdp_lb")
+		tell(is_probe ? "probe" : "program", program, "xdp_lb")
 	else if (index(ids, "," decap ","))
 		tell("program", program, "xdp_decap")
 	next

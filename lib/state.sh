@@ -4,13 +4,13 @@
 
 # Of the instance: STATE_NETNS, the inode of its network namespace (0: none yet), and STATE_FORWARDING,
 # settings.lo_forwarding. STATE_WHOLE: all was read. PROGRAMS, by id: the names of the XDP programs that use its maps,
-# wherever they are attached.
+# wherever they are attached; PROBES, by id: those that get health probes.
 # Of services, by name: id, VIP and so on, and SERVICES, their names in the order of their ids.
 # Of backends, by endpoint (10.0.0.2, or 10.0.0.2:8080): id, our address towards it, and BACKEND_MANAGED, the neighbour entry
 # that we keep managed for it, as "ifindex,address".
 # Of memberships, by "service-id,backend-id": the weight. Of snat, by address: the interface that we added it to, or 0; and SNAT,
 # the addresses in their order.
-declare -A PROGRAMS=()
+declare -A PROGRAMS=() PROBES=()
 declare -A SERVICE_ID=() SERVICE_PROTOCOL=() SERVICE_VIP=() SERVICE_PORT=() SERVICE_FAMILY=() SERVICE_MODE=() SERVICE_VIP_IFINDEX=()
 declare -A SERVICE_GUE_PORT=() SERVICE_SPREAD=()
 declare -A BACKEND_ID=() BACKEND_SOURCE=() BACKEND_MANAGED=()
@@ -42,7 +42,7 @@ state_tell() {
 }
 
 state_clear() {
-	STATE_WHOLE='' STATE_NETNS=0 STATE_FORWARDING=() LAYOUT=() PROGRAMS=()
+	STATE_WHOLE='' STATE_NETNS=0 STATE_FORWARDING=() LAYOUT=() PROGRAMS=() PROBES=()
 	SERVICES=() SERVICE_ID=() SERVICE_PROTOCOL=() SERVICE_VIP=() SERVICE_PORT=() SERVICE_FAMILY=()
 	SERVICE_MODE=() SERVICE_VIP_IFINDEX=() SERVICE_GUE_PORT=() SERVICE_SPREAD=()
 	BACKENDS=() BACKEND_ID=() BACKEND_SOURCE=() BACKEND_MANAGED=()

@@ -120,7 +120,7 @@ upgrade_carry() {
 
 # From here on all steps may be done again.
 upgrade_complete() {
-	local device
+	local device probing=''
 	local -A modes=() decaps=()
 	upgrade_look before
 	upgrade_devices
@@ -130,7 +130,7 @@ upgrade_complete() {
 	if compgen -G "$NEXT/before/*" >/dev/null; then upgrade_carry_all live 1; else upgrade_carry_all live 0; fi
 	for device in "${!modes[@]}"; do upgrade_attach "$device" "${modes[$device]}" xdp_lb; done
 	for device in "${!decaps[@]}"; do upgrade_attach "$device" "${decaps[$device]}" xdp_decap; done
-	probe_upgrade
+	[[ -z $probing ]] || probe_upgrade "$probing"
 	upgrade_carry_all live 1
 	map_change settings 0 : settings carrying_until=0
 	upgrade_carry_all counts 1
@@ -147,12 +147,13 @@ upgrade_carry_all() {
 	done
 }
 
-# Adds to modes and decaps those that have a program of these maps.
+# Adds to modes and decaps those that have a program of these maps; sets probing.
 upgrade_devices() {
 	local device
 	devices_attached
 	for device in "${!ATTACHED[@]}"; do modes[$device]=${ATTACHED[$device]}; done
 	for device in "${!DECAPS[@]}"; do decaps[$device]=${DECAPS[$device]}; done
+	probing=${PROBING:-$probing}
 }
 
 # upgrade_attach DEVICE MODE PROGRAM: in one step, no packet sees none. If the kernel does not take it, all have again what they had.

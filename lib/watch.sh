@@ -172,11 +172,11 @@ watch_notify() { # WORDS
 
 # --- The list ---
 
-# A number for what the list is made from. That of an instance that is gone is another one.
+# A number for what the list is made from, which is not what packets write into it. That of an instance that is gone is another one.
 watch_sum() {
 	local map batch=''
 	for map in services members backends checks hooks; do batch+="map dump pinned $MAPS/$map"$'\n'; done
-	{ bpftool batch file - <<<"$batch" 2>/dev/null || true; } | cksum
+	{ bpftool batch file - <<<"$batch" 2>/dev/null || true; } | { grep -vE '"(flows|asked|probed|unanswered|silent_for)":' || true; } | cksum
 }
 
 watch_look() {
@@ -214,7 +214,7 @@ watch_list() { # NUMBER OLD KEPT
 	mkdir "$dir" || status=1
 	sum=$(watch_sum)
 	"$SELF" -i "$INSTANCE" health >"$dir/list" 2>"$dir/said" </dev/null || status=$?
-	((status)) || awk -f "$HERE/lib/watch_list.awk" -v WORK="$dir" -v NONCE="$NONCE" -v GROUP_SIZE="$WATCH_GROUP" "$dir/list" >"$dir/arrays" || status=$?
+	((status)) || LIST=$dir awk -f "$HERE/lib/watch_list.awk" -v NONCE="$NONCE" -v GROUP_SIZE="$WATCH_GROUP" "$dir/list" >"$dir/arrays" || status=$?
 	echo "list $status ${sum%% *}" >&"$SAY"
 }
 
@@ -223,6 +223,7 @@ watch_listed() { # STATUS SUM
 	LISTING=''
 	if (($1)); then
 		read -r said 2>/dev/null <"$WORK/$LIST_NUMBER/said" || true
+		rm -rf "${WORK:?}/$LIST_NUMBER"
 		instance_exists || [[ -d $NEXT ]] || die "instance '$INSTANCE' is gone"
 		[[ -n $READY ]] || die "the checks cannot be read: ${said:-exit status $1}"
 		watch_warn list "the checks cannot be read, and those known go on: ${said:-exit status $1}"

@@ -19,7 +19,7 @@ $1 == NONCE {
 	check = $1
 	sub(/:.*/, "", check)
 	if (kind[check] == "tcp" && ($4 > 0 || $2 == 25)) ok($1) # 25: connected, and nothing sent, see lib/watch_list.awk
-	else if ($2 in is_trouble || $2 == 23 && $5 < LIMIT) no_result(message())
+	else if ($2 in is_trouble && !is_servers($2) || $2 == 23 && $5 < LIMIT) no_result(message())
 	else if ($2 == 28) fail_by_time($1, $4 > 0 ? "answer timed out" : "connect timed out")
 	else {
 		why = http_fault(check)
@@ -28,6 +28,9 @@ $1 == NONCE {
 	}
 	if (text[check] != "" && $5 > 0) body_drop($1)
 }
+
+# 27, too little memory: so it says of headers that are too long, as well.
+function is_servers(status) { return status == 27 && $4 > 0 }
 
 # 23: the body is larger than what is looked at.
 function http_fault(check) {
@@ -41,6 +44,7 @@ function curl_fault(    text) {
 	if ($2 == 7) return "connect failed"
 	if ($2 == 52) return "empty answer"
 	if ($2 == 56) return "connection reset"
+	if ($2 == 27) return "headers too long"
 	text = message()
 	if ($2 == 60) {
 		sub(/^SSL certificate problem: /, "", text)

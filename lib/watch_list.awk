@@ -3,6 +3,8 @@
 # a file of curl's, beside what watch_curl.awk and watch_fping.awk are to expect. The members of a group are probed at the same
 # time; there are no more than GROUP_SIZE, as curl has at most 300 connections at once.
 
+BEGIN { WORK = ENVIRON["LIST"] } # no -v: a backslash in it would be lost
+
 function put(array, key, value) {
 	gsub(/'/, "'\\''", value)
 	element[array] = element[array] " [" key "]='" value "'"
@@ -77,7 +79,7 @@ END {
 # --- curl ---
 
 function option(name, value) {
-	gsub(/\\/, "\\\\", value)
+	gsub(/\\/, "&&", value)
 	gsub(/"/, "\\\"", value)
 	return name " = \"" value "\"\n"
 }
@@ -89,7 +91,7 @@ function curl_section(id, key, address, port,    text) {
 	text = "next\nsilent\nnoproxy = \"*\"\n" sprintf("max-time = %.3f\n", words[id, "timeout"] / 1000)
 	if (to[id] == "vip") text = text option("interface", source[key])
 	text = text (kind[id] == "tcp" ? curl_tcp(address, port) : curl_http(id, key, address, port))
-	return text option("write-out", NONCE " " key " %{exitcode} %{http_code} %{time_connect} %{size_download} %{errormsg}\n")
+	return text "write-out = \"" NONCE " " key " %{exitcode} %{http_code} %{time_connect} %{size_download} %{errormsg}\\n\"\n"
 }
 
 # curl ends where it is connected, as it finds that HTTP 1.0 has no way to send a file whose size is not known: nothing was sent.

@@ -131,9 +131,9 @@ watch_expect() { # KEY...
 
 # Puts what a client of many says, from files and standard input, into words. It ends when the client does.
 watch_results() { # CLIENT COUNT TIMEOUT FILE...
-	exec awk -f "$HERE/lib/watch_result.awk" -f "$HERE/lib/watch_$1.awk" -v BATCH="$BATCH_NUMBER" -v COUNT="$2" -v CLIENT="$1" \
+	LISTED=$LISTED exec awk -f "$HERE/lib/watch_result.awk" -f "$HERE/lib/watch_$1.awk" -v BATCH="$BATCH_NUMBER" -v COUNT="$2" -v CLIENT="$1" \
 		-v LATEST=$((NOW + $3 / 10 + $2 / 10 + WATCH_LATE)) -v NONCE="$NONCE" -v LIMIT=$((WATCH_BODY * 1024)) \
-		-v LOUD="$LOUD" -v QUIET="$QUIET" -v WORK="$LISTED" "${@:4}" - >&"$SAY"
+		-v LOUD="$LOUD" -v QUIET="$QUIET" "${@:4}" - >&"$SAY"
 }
 
 # The two clients of many are children of the watcher's own, so that they end with it, however it ends.
@@ -240,7 +240,7 @@ watch_probe_dns() { # ID ADDRESS PORT SOURCE|''
 		((status == 0)) || LATE=1
 	elif [[ ${BASH_REMATCH[1]} != "$wanted" ]]; then
 		WHY="status ${BASH_REMATCH[1]}"
-	elif [[ -n $text ]] && ! grep -v '^;' <<<"$answer" | grep -qF -- "$text"; then
+	elif [[ -n $text && $(grep -v '^;' <<<"$answer") != *"$text"* ]]; then
 		WHY="answer lacks $text"
 	fi
 }
@@ -254,9 +254,15 @@ watch_probe_exec() { # ID ADDRESS PORT SOURCE|''
 	((status == 0)) || printf '%4096s' '' 2>/dev/null >>"$file" || TROUBLE="there is no room in $WORK for what it prints"
 	: >"$file"
 	((status != 0)) || return 0
-	WHY="exit status $status"
-	((status != 137)) || WHY='command timed out' LATE=1
 	said=${said//[^ -~]/ }
+	case $status in
+	125 | 126 | 127) # it cannot be run
+		TROUBLE="exit status $status: $said"
+		return
+		;;
+	137) WHY='command timed out' LATE=1 ;;
+	*) WHY="exit status $status" ;;
+	esac
 	said=${said//[\"\'\\\`$]/}
 	WHY+=${said:+: ${said:0:48}}
 }

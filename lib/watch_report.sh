@@ -131,7 +131,7 @@ watch_tell() {
 		key=${keys["$name $endpoint"]:-}
 		[[ -n $key ]] || continue
 		id=${key%:*}
-		printf '%s %s in %s: %s\n' "$endpoint" "$state" "$name" "$why$(watch_more "$key" "$state")" >&2
+		printf '%s %s in %s: %s\n' "$endpoint" "$state" "$name" "$why$(watch_more "$key" "$state")" >&2 || true
 		LAST_WHY[$id]="$endpoint $state: $why"
 		[[ -z ${HOOK["$id:change"]:-} || ${MEMBER[$key]:-} == *' down' ]] || CHANGES[$id]+="$endpoint $state $why"$'\n'
 	done <"$WORK/reported"

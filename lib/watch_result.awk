@@ -4,6 +4,7 @@
 # Each line is written at once, so that it stays whole among those of others.
 
 BEGIN {
+	WORK = ENVIRON["LISTED"] # no -v: a backslash in it would be lost
 	split(LOUD, list, " ")
 	for (i in list) loud[list[i]] = 1
 	split(QUIET, list, " ")

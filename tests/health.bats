@@ -361,8 +361,8 @@ way_index() {
 # Of a service 1 by http and 2 by tcp: what is said of each line of curl's, by one who is there to hear it or comes LATE.
 results() { # [LATE]
 	printf '%s\n' '1 http 200 fine' '2 tcp' >"$BATS_TEST_TMPDIR/checks"
-	awk -f lib/watch_result.awk -f lib/watch_curl.awk -v CLIENT=curl -v BATCH=7 -v COUNT="$(wc -l <"$BATS_TEST_TMPDIR/lines")" -v NONCE=n \
-		-v LATEST="${1:-$((1 << 50))}" -v LIMIT=100 -v LOUD='1:1 1:2 1:3 1:4 1:5 1:6 2:1 2:2' -v WORK="$BATS_TEST_TMPDIR" \
+	LISTED=$BATS_TEST_TMPDIR awk -f lib/watch_result.awk -f lib/watch_curl.awk -v CLIENT=curl -v BATCH=7 -v COUNT="$(wc -l <"$BATS_TEST_TMPDIR/lines")" -v NONCE=n \
+		-v LATEST="${1:-$((1 << 50))}" -v LIMIT=100 -v LOUD='1:1 1:2 1:3 1:4 1:5 1:6 2:1 2:2 1:7 1:8' \
 		"$BATS_TEST_TMPDIR/checks" - <"$BATS_TEST_TMPDIR/lines"
 }
 
@@ -379,6 +379,8 @@ results() { # [LATE]
 		n 1:6 28 000 0 0 Connection timed out
 		n 2:1 7 000 0 0 Connection refused
 		n 2:2 25 000 0.1 0 Chunky upload is not supported by HTTP 1.0
+		n 1:7 27 000 0.1 0 Out of memory
+		n 1:8 27 000 0 0 Out of memory
 	EOF
 	run -0 results
 	[[ $output == "$(
@@ -389,7 +391,8 @@ results() { # [LATE]
 			fail 1:6 connect timed out
 			fail 2:1 connect failed
 			ok 2:2
-			short 6 9 curl Failed writing body
+			fail 1:7 headers too long
+			short 7 11 curl Failed writing body
 			done 7
 		EOF
 	)" ]]
@@ -409,15 +412,25 @@ fake() {
 @test "a client that fails finds nobody down; of members with one address it is asked once" {
 	fake dig 'echo "out of memory" >&2; exit 10'
 	fake fping "echo \"\$*\" >>$BATS_TEST_TMPDIR/asked; exec $(type -P fping) \"\$@\""
-	checks 'dns dns name who.test interval 0.5 timeout 0.5' 'port icmp interval 0.5 timeout 0.5'
+	checks 'dns dns name who.test interval 0.5 timeout 0.5' 'port icmp interval 0.5 timeout 0.5' 'any exec fall 1 interval 0.5 run no-such-command #'
 	lb health - <<<$'dns 10.0.0.2 up\ndns 10.0.0.3 up' >/dev/null
 	PATH=$BATS_TEST_TMPDIR/bin:$PATH watch
 	becomes port 2001:db8::3 up
 	becomes port '[2001:db8::3]:81' up
 	run ! grep -E '(2001:db8::3 ).*\1' "$BATS_TEST_TMPDIR/asked"
 	await 30 grep -qx 'lb.sh: dig says what became of 0 of 1 probes: exit status 10: out of memory' "$SAID"
-	run ! grep ' in dns: ' "$SAID"
+	await 30 grep -q 'lb.sh: exec says what became of 0 of 1 probes: exit status 127: .*no-such-command' "$SAID"
+	run ! grep -E ' in (dns|any): ' "$SAID"
 	[[ $(grep -c 'dig says' "$SAID") == 1 ]]
+}
+
+@test "a long answer is looked at as a whole" {
+	fake dig 'echo ";; ->>HEADER<<- opcode: QUERY, status: NOERROR, id: 1"; echo "who.test. 0 IN TXT wanted"; seq 20000'
+	checks 'dns dns name who.test text wanted interval 0.5 timeout 0.5'
+	lb health - <<<$'dns 10.0.0.2 down by hand\ndns 10.0.0.3 down by hand' >/dev/null
+	PATH=$BATS_TEST_TMPDIR/bin:$PATH watch
+	all_well dns
+	run ! grep lacks "$SAID"
 }
 
 # --- What it does with what it finds ---
@@ -475,6 +488,28 @@ none_marked() {
 	becomes any 10.0.0.2 up
 	said any 10.0.0.2 up '4 answers in a row \(down for [0-9]+ s\)$'
 	[[ $(grep -c ' in any: ' "$SAID") == "$(grep -cE '^10.0.0.[23] (up|down) in any: ' "$SAID")" ]]
+}
+
+is_rising() { # BACKEND
+	lb -j status | jq -e --arg backend "$1" '.services[] | select(.name == "any").backends[] | select(.backend == $backend).rising_since'
+}
+
+has_half() { # BACKEND
+	! is_rising "$1" && lb -j status | jq -e --arg backend "$1" '.services[] | select(.name == "any")
+		| .ring.slots as $all | .backends[] | select(.backend == $backend) | .slots * 2 | . > $all * 0.9 and . < $all * 1.1'
+}
+
+@test "of a slow start it sees to the steps" {
+	by_files
+	lb service any icmp 10.0.0.21 slowstart 4
+	watch
+	all_well any
+	ill 10.0.0.2
+	becomes any 10.0.0.2 down
+	well 10.0.0.2
+	becomes any 10.0.0.2 up
+	is_rising 10.0.0.2
+	await 30 has_half 10.0.0.2
 }
 
 @test "there is one watcher of an instance; it ends with the instance, and takes notice of what is changed meanwhile" {
@@ -669,10 +704,17 @@ told() { # STATE
 	local i kills=${KILLS:-5} before
 	by_files
 	ill 10.0.0.3
+	lb check web tcp interval 1
+	lb check port icmp interval 1
 	: >"$BATS_TEST_TMPDIR/watch"
 	watch
 	becomes any 10.0.0.2 up
 	becomes any 10.0.0.3 down
+	becomes port 2001:db8::3 up
+	becomes port '[2001:db8::3]:81' up
+	becomes port 2001:db8::2 up
+	becomes web 10.0.0.2 down # nobody serves there
+	becomes web 10.0.0.3 down
 	before=$(states)
 	: >"$SAID"
 	for ((i = 0; i < kills; i++)); do

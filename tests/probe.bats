@@ -226,6 +226,10 @@ nothing_is_made() {
 	(($(setting probe_ifindex) > 0))
 }
 
+probe_program() {
+	on lb ip -j link | jq '.[] | select(.ifname | startswith("probe-")) | .xdp.prog.id'
+}
+
 source_is() { # OCTETS
 	[[ $(setting probe_source4) == *",$1]" ]]
 }
@@ -314,4 +318,24 @@ sleeps_in_there() {
 	nothing_is_left
 	nothing_is_made
 	diff "$BATS_FILE_TMPDIR/config" <(host_config)
+}
+
+# Systemd gives a unit mounts of its own: for others the namespace is an empty file.
+@test "an upgrade, and down, find it also where only the watcher sees the namespace" {
+	local before
+	serve_http h2 80
+	serve_http h3 80
+	lb up veth6
+	grep -w tcp-10.0.0.83 "$BATS_FILE_TMPDIR/conf" | lb apply -
+	lb check tcp-10.0.0.83 tcp port 80
+	start_on lb "$BATS_TEST_TMPDIR/watch" unshare --mount --propagation slave "$TOP/lb.sh" watch
+	await 30 health_is tcp-10.0.0.83 up up
+	[[ ! -s /run/netns/xdp_lb-${PREFIX}lb-probe ]]
+	before=$(probe_program)
+	run -0 lb upgrade
+	output_has 'probe-'
+	[[ -n $before && $(probe_program) != "$before" ]]
+	lb down
+	[[ -z $(probe_program) ]]
+	nothing_is_made
 }
