@@ -112,8 +112,7 @@ static __always_inline bool forget_is_meant(__u32 service, __u32 backend, bool i
 {
 	struct member *member = member_get(service, backend);
 
-	return !member || member->state == MEMBER_GONE ||
-	       (member->health == HEALTH_DOWN && !member->share && !is_kept);
+	return !member || member->state == MEMBER_GONE || (member_is_out(member) && !is_kept);
 }
 
 /* Does the backend know of the connection? Of one in mode nat the other entry may be the one that says so. */

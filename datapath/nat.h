@@ -107,8 +107,26 @@ __weak __noinline int nat_begin(struct xdp_md *ctx)
 	return REASON_FORWARDED;
 }
 
+/* Seconds. On a connection that lives a client does not send a SYN; who gets no answer to one asks again after 1, 2, 4. */
+#define STRANDED_PAUSE 3
+
+/*
+ * Of a SYN: does it come upon a former connection of the client's, which he has ended or given up, on a backend that
+ * answers nobody? That one never ends it, and so would get whatever the client begins on this port.
+ */
+static __always_inline bool nat_is_stranded(const struct flow *old, const struct service *service,
+					    const struct settings *conf)
+{
+	struct member *member = member_get(service->id, old->backend);
+
+	return member && old->state & FLOW_ESTABLISHED &&
+	       (member_is_out(member) || (service->passive && passive_is_silent(member, conf))) &&
+	       (old->state & FLOW_FIN_CLIENT || has_surely_passed(conf, old->seen, STRANDED_PAUSE));
+}
+
 /* Does the client's packet begin a new flow, where there was one with the same addresses and ports? */
 static __always_inline bool nat_starts_afresh(const struct packet *pkt, struct flow *old,
+					      const struct service *service,
 					      const struct settings *conf)
 {
 	struct flow_key key;
@@ -116,7 +134,8 @@ static __always_inline bool nat_starts_afresh(const struct packet *pkt, struct f
 
 	if (pkt->kind == PACKET_TCP)
 		return packet_is_syn(pkt) &&
-		       (flow_is_closed(old) || flow_is_over(conf, old, IPPROTO_TCP, false));
+		       (flow_is_closed(old) || flow_is_over(conf, old, IPPROTO_TCP, false) ||
+			nat_is_stranded(old, service, conf));
 	if (!flow_is_over(conf, old, pkt->tuple.protocol, false))
 		return false;
 	flow_key_of_other(&key, old, pkt->tuple.protocol);
@@ -161,7 +180,7 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 	request->service = service->id;
 	request->ring_size = service->ring_size;
 	request->by = service->hash;
-	request->restart = old && nat_starts_afresh(pkt, old, conf);
+	request->restart = old && nat_starts_afresh(pkt, old, service, conf);
 	request->state = nat_state(pkt, !old || request->restart);
 	request->is_ipv6 = pkt->is_ipv6;
 	request->is_late = old && has_passed(conf, old->seen, 1);

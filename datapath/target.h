@@ -26,6 +26,12 @@ static __always_inline bool member_is_there(__u32 service, __u32 backend)
 	return member && member->state != MEMBER_GONE;
 }
 
+/* Was it found down, and does it get no new flows, as it does when all are down? */
+static __always_inline bool member_is_out(const struct member *member)
+{
+	return member->health == HEALTH_DOWN && !member->share;
+}
+
 /* NULL: no such backend (any more), or one that is declared down. */
 static __always_inline struct target *target_get(__u32 backend)
 {

@@ -141,6 +141,26 @@ def test_a_connection_that_was_answered_stays_though_the_ack_is_on_its_way(lab):
         assert_result(lab.balancer.run(reply.frame), Verdict.TX, returned(reply, packet).frame)
 
 
+@labs("well", families=(4, 6))
+@pytest.mark.parametrize("how", ["ended", "given up", "alive"])
+def test_a_clients_port_that_is_used_again_begins_elsewhere_when_its_backend_is_down(lab, how):
+    """A dead backend never ends a connection."""
+    packets = lab.packets(40)
+    before = lab.where(packets)
+    assert lab.where([packet.flags("A") for packet in packets]) == before
+    if how == "ended":
+        assert lab.where([packet.flags("FA") for packet in packets]) == before
+    lab.report(first="down")
+    if how == "given up":
+        for packet in packets:
+            lab.balancer.age_flow(lab.balancer.flow_key(*packet.key), 4)
+    after = lab.where(packets)
+    assert BACKENDS[0] in before
+    assert [now == was for was, now in zip(before, after)] == [how == "alive" or was != BACKENDS[0] for was in before]
+    assert (BACKENDS[0] in after) == (how == "alive")
+    assert lab.where([packet.flags("A") for packet in packets]) == after
+
+
 def forwarded_as(lab, packet):
     return check_forwarded(lab.balancer.run(packet.frame), packet, backends=THREE)
 

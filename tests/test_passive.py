@@ -377,6 +377,22 @@ def test_a_connection_that_was_answered_stays(balancer, silence, family, flags):
 
 
 @both_families
+@pytest.mark.parametrize("service", [PASSIVE, PLAIN], ids=["passive", "not passive"])
+def test_a_clients_port_that_is_used_again_leaves_a_silent_backend(balancer, silence, family, service):
+    """A dead backend never ends a connection."""
+    name = names(family)[0]
+    ended, alive = of_slot(balancer, service, name, 2, family)
+    for packet in (ended, alive):
+        sent = send(balancer, packet)
+        send_back(balancer, answer(sent).flags("SA"), packet)
+        send(balancer, packet.flags("A"))
+    send(balancer, ended.flags("FA"))
+    silence.begin(name, 1000, 100, service=service)
+    assert where(balancer, alive) == [name]
+    assert (where(balancer, ended) == [name]) == (service is PLAIN)
+
+
+@both_families
 def test_one_of_which_nothing_is_known_stays(balancer, silence, family):
     [packet] = PASSIVE.packets(family, 1)
     sent = send(balancer, packet)
