@@ -100,7 +100,7 @@ test-kill: need-root deps all ## kill lb.sh at 100 random moments (`make test`: 
 	@KILLS=100 tests/run tests/kill.bats
 
 test-ring: need-root deps all ## 2,000 busy connections through every change of backends (`make test`: 300)
-	@CONNECTIONS=2000 tests/run tests/ring.bats
+	@CONNECTIONS=2000 PAUSE=1 tests/run tests/ring.bats
 
 test-flood: need-root deps all ## a million SYNs of distinct sources (`make test`: 100,000)
 	@FLOOD=1000000 tests/run tests/test_flood.py

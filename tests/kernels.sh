@@ -18,7 +18,7 @@ TESTS=(tests/test_!(limits|quic|config|health).py tests/{ping,services,ports,rou
 SOME_TESTS=(-f 'carried over|counters go on' tests/upgrade.bats)
 # All is some twenty times slower there. Of the packets of all shapes one of seven, a number that no count of parameters divides:
 # the shapes are this program's matter, and not a kernel's. Of each test at least one over IPv4 and one over IPv6.
-SHORTER=(SAMPLE=7 FRAMES=6000 FLOOD=10000 CONNECTIONS=40 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60)
+SHORTER=(SAMPLE=7 FRAMES=6000 FLOOD=10000 CONNECTIONS=40 PAUSE=1 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60)
 # For `quick`: of each kind of packet, mode and family one, a ring, and the article's lab.
 QUICK_TESTS=(tests/test_{packets,tcp_udp,icmp_errors,fragments,direct,decap,ring}.py tests/ping.bats)
 QUICK='^test_a_request_goes_to_a_backend_and_the_reply_comes_back.IPv., (without a tag|eight.*with a service tag and a tag)'

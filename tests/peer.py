@@ -35,6 +35,7 @@ import sys
 PARALLEL = 100  # connections at a time
 PORTS = range(5000, 65536)
 PATIENCE = 10  # seconds; a SYN that was lost is sent again after 1, 3, 7
+PAUSE = float(os.environ.get("PAUSE", "0.4"))  # seconds at most, between two lines of a talk
 
 
 class Storm:
@@ -197,7 +198,7 @@ class Talk:
                     self.wrong["cut" if line.startswith(back) else "wrong"] += 1
                     return
                 self.rounds += 1
-                await asyncio.sleep(random.uniform(0.2, 1))
+                await asyncio.sleep(random.uniform(0.2, 1) * PAUSE)
             writer.close()
             await writer.wait_closed()
         except (OSError, asyncio.TimeoutError) as error:
