@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import progrun
 from bpfmaps import pinned, run_control
+from pinned import PinnedMap, possible_cpus
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 UNKNOWN = "unknown"
@@ -94,6 +95,10 @@ class Layout:
         if one["kind"] == "ARRAY":
             return one["nr_elems"] * self.size(one["type_id"])
         return one["size"] if "size" in one else self.size(one["type_id"])
+
+    def offsets(self, name):
+        """A struct's members, each with where it is, in octets."""
+        return {one["name"]: one["bits_offset"] // 8 for one in self.by_name["STRUCT", name]["members"]}
 
     def enumerators(self, name):
         return [value["name"] for value in self.by_name["ENUM", name]["values"]]
@@ -316,20 +321,27 @@ class Balancer:
 
     def counters(self, what):
         """Packets or bytes, of every service and every backend; or flows opened, of the backends."""
-        reasons = [name[len("REASON_") :].lower() for name in self.layout.enumerators("reason")]
-        asked = [("counters", *one) for one in self.services().items()]
-        asked += [("backend_counters", *one) for one in self.backends().items()]
-        commands = [self.map_command("lookup", of, index_key(index)) for of, _, index in asked]
-        total = Counter()
-        for (_, name, _), output in zip(asked, self.batch(commands)):
-            for cpu in output["formatted"]["values"]:
-                traffic = cpu["value"]
-                if "by_reason" in traffic:
-                    traffic = dict(zip(reasons, traffic["by_reason"]))
-                for reason, amount in traffic.items():
-                    if isinstance(amount, dict):
-                        amount = amount.get(what, 0)
-                    elif reason != what:
-                        continue
-                    total[f"{name} {reason}"] += amount
+        traffic = self.layout.offsets("traffic")
+        if what in traffic:
+            reasons = [name[len("REASON_") :].lower() for name in self.layout.enumerators("reason")]
+            size = self.layout.by_name["STRUCT", "traffic"]["size"]
+            of_service = {reason: i * size + traffic[what] for i, reason in enumerate(reasons)}
+            of_backend = self.layout.offsets("backend_counters")
+            of_backend = {way: of_backend[way] + traffic[what] for way in ("forwarded", "returned")}
+        else:
+            of_service, of_backend = {}, {what: self.layout.offsets("backend_counters")[what]}
+        return self.sums("counters", "service_counters", self.services(), of_service) + self.sums(
+            "backend_counters", "backend_counters", self.backends(), of_backend
+        )
+
+    def sums(self, map_name, struct_name, indexes, places):
+        """Of all processors, "name what", for the elements of such an array: name -> index, what -> its place."""
+        total, size = Counter(), self.layout.by_name["STRUCT", struct_name]["size"]
+        elements = PinnedMap(f"{self.maps}/{map_name}", 4, possible_cpus() * size)
+        for name, index in indexes.items() if places else ():
+            value = elements.lookup(index_key(index))
+            for what, place in places.items():
+                numbers = (value[at : at + 8] for at in range(place, len(value), size))
+                total[f"{name} {what}"] += sum(int.from_bytes(one, sys.byteorder) for one in numbers)
+        elements.close()
         return total

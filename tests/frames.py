@@ -103,18 +103,16 @@ class Packet:
 
     @functools.cached_property
     def frame(self):
-        return bytes(self.lower_layers() / self.upper_layers()) + self.padding
+        packet = self.lower_layers()
+        packet.add_payload(self.ip_header())  # where `/` would copy both
+        for layer in self.l4_layers():
+            packet.add_payload(layer)
+        return bytes(packet) + self.padding
 
     def lower_layers(self):
         packet = Ether(src=self.src_mac, dst=self.dst_mac)
         for tag in self.tags:
-            packet /= tag
-        return packet
-
-    def upper_layers(self):
-        packet = self.ip_header()
-        for layer in self.l4_layers():
-            packet /= layer
+            packet.add_payload(tag.copy())
         return packet
 
     def ip_header(self):
@@ -132,7 +130,7 @@ class Packet:
         for extension, number in zip(self.extensions, numbers[1:]):
             extension = extension.copy()
             extension.nh = number
-            packet /= extension
+            packet.add_payload(extension)
         return packet
 
     @property
@@ -145,7 +143,9 @@ class Packet:
 
     @functools.cached_property
     def l4_offset(self):
-        return self.ip_offset + len(self.ip_header())
+        if self.options or self.extensions:
+            return self.ip_offset + len(self.ip_header())
+        return self.ip_offset + (20 if self.family == 4 else 40)
 
     @property
     def ports(self):

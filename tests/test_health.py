@@ -142,6 +142,7 @@ def test_a_connection_that_was_answered_stays_though_the_ack_is_on_its_way(lab):
 
 
 @labs("well", families=(4, 6))
+@pytest.mark.usefixtures("slow_clock")
 @pytest.mark.parametrize("how", ["ended", "given up", "alive"])
 def test_a_clients_port_that_is_used_again_begins_elsewhere_when_its_backend_is_down(lab, how):
     """A dead backend never ends a connection."""
