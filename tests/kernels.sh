@@ -32,9 +32,10 @@ QUICK+='|^the first commands of the article'
 
 usage() {
 	cat <<-EOF
-		Usage: tests/kernels.sh [quick] [KERNEL...]
+		Usage: tests/kernels.sh [quick | loads] [KERNEL...]
 
-		quick: a few tests, and the object of the usual clang only. KERNEL: 6.1, for example (${KERNELS[*]}).
+		quick: a few tests, and the object of the usual clang only. loads: no tests, which makes the table of
+		docs/kernels.md in some minutes. KERNEL: 6.1, for example (${KERNELS[*]}).
 		It takes an hour or two, quick two minutes. What a file's tests print is shown when all of them are done.
 	EOF
 }
@@ -140,11 +141,12 @@ inside | one)
 	;;
 esac
 COMPILERS=() WORDS=(-- "${TESTS[@]}" -- "${SOME_TESTS[@]}") SECONDS_EACH=14400
-if [[ ${1:-} == quick ]]; then
+case ${1:-} in
+quick)
 	shift
 	KERNELS=(6.1) WORDS=(-- -f "$QUICK" "${QUICK_TESTS[@]}") SECONDS_EACH=900 COMPILERS=("${CLANG:-clang}")
-fi
-case ${1:-} in
+	;;
+loads) shift && WORDS=() SECONDS_EACH=900 ;;
 -h | --help) usage && exit ;;
 esac
 ((EUID == 0)) || die "this needs root, as the tests do"
