@@ -705,14 +705,12 @@ told() { # STATE
 	by_files
 	ill 10.0.0.3
 	lb check web tcp interval 1
-	lb check port icmp interval 1
+	lb check direct icmp to address interval 1
 	: >"$BATS_TEST_TMPDIR/watch"
 	watch
 	becomes any 10.0.0.2 up
 	becomes any 10.0.0.3 down
-	becomes port 2001:db8::3 up
-	becomes port '[2001:db8::3]:81' up
-	becomes port 2001:db8::2 up
+	all_well direct
 	becomes web 10.0.0.2 down # nobody serves there
 	becomes web 10.0.0.3 down
 	before=$(states)

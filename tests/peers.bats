@@ -63,8 +63,7 @@ unwrapped() { # HOST DEV
 	for vip in "${DIRECT_VIPS[@]:4}"; do
 		client=$(address_of h1 "$(family "$vip")")
 		both_see "$vip" "$client"
-		run -0 on h1 ping -n -q -c 3 -i 0.1 -W 5 "$vip"
-		output_has "3 received"
+		for _ in {1..3}; do on h1 ping -n -q -c 1 -W 5 "$vip"; done
 	done
 	for host in h2 h3; do
 		for device in in4 in6 any; do (($(unwrapped "$host" "$device") > 20)); done
