@@ -25,16 +25,16 @@ IDS = itertools.count(0x7000)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def direct(balancer):
+def direct(balancer, tmp_path_factory):
     """A service of each kind for each way, all on one backend."""
-    services = [(way, kind, family) for way in WAYS for kind in KINDS for family in (4, 6)]
-    for way, kind, family in services:
-        service = way.service(kind)
-        balancer.lb("service", *service.command(family))
-        balancer.add_backend(BACKEND.ip(way.outer), service.name(family))
-    yield
-    for way, kind, family in services:
-        balancer.lb("service", "del", way.service(kind).name(family))
+    path = tmp_path_factory.mktemp("direct") / "file"
+    with balancer.more(path, [line for way in WAYS for kind in KINDS for family in (4, 6) for line in lines(way, way.service(kind), family)]):
+        yield
+
+
+def lines(way, service, family):
+    yield " ".join(("service", *service.command(family)))
+    yield f"backend {BACKEND.ip(way.outer)} service {service.name(family)}"
 
 
 def check(balancer, way, *packets):
