@@ -35,7 +35,7 @@ usage() {
 		Usage: tests/kernels.sh [quick | loads] [KERNEL...]
 
 		quick: a few tests, and the object of the usual clang only. loads: no tests, which makes the table of
-		docs/kernels.md in some minutes. KERNEL: 6.1, for example (${KERNELS[*]}).
+		docs/kernels.md in a minute. KERNEL: 6.1, for example (${KERNELS[*]}).
 		It takes an hour or two, quick less than three minutes. What a file's tests print is shown when all of them are done.
 	EOF
 }
