@@ -501,7 +501,7 @@ has_half() { # BACKEND
 
 @test "of a slow start it sees to the steps" {
 	by_files
-	lb service any icmp 10.0.0.21 slowstart 4
+	lb service any icmp 10.0.0.21 slowstart 8
 	watch
 	all_well any
 	ill 10.0.0.2
