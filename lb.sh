@@ -11,6 +11,7 @@
 set -euo pipefail
 shopt -s extglob
 export LC_ALL=C
+command -v sysctl >/dev/null || PATH=$PATH:/usr/sbin:/sbin # which cron and su leave out
 
 # What it was called by, which where it is installed is a link.
 SELF=${BASH_SOURCE[0]}

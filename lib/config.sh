@@ -33,6 +33,7 @@ config_save() {
 # verb save: what is running, as lines.
 verb_save() {
 	(($# == 0)) || misuse "save takes no words, and '$1' is one"
+	lock # what is half done is nobody's configuration
 	config_save
 	if [[ -n $JSON ]]; then
 		jq -Rn -f "$HERE/lib/save.jq" <<<"$SAVED"
@@ -47,6 +48,8 @@ verb_diff() {
 	config_file diff "$@"
 	(($# == 1)) || misuse "'$2' is too much: diff $1 is all"
 	wanted=$(config print "$FILE" "$FILE_NAME" </dev/null) || exit 2
+	(lock) || exit 2
+	lock
 	(config_save) >/dev/null || exit 2
 	config_save
 	if [[ -n $JSON ]]; then diff_json; else diff -u --label running --label "$FILE_NAME" <(printf '%s\n' "$SAVED") <(printf '%s\n' "$wanted"); fi

@@ -22,7 +22,7 @@ verb_decap() {
 	up_begin
 	decap_configure
 	device_attach "$device" "$MODE" xdp_decap
-	trap - EXIT
+	trap locks_sweep EXIT
 	[[ ${#SOURCES[@]} -gt 0 ]] ||
 		warn "packets are unwrapped whoever sends them, so anybody can send as anybody; to name the balancers: $PROGRAM decap $device from 10.0.0.10"
 }

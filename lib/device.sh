@@ -75,7 +75,8 @@ device_attach() {
 		say "$1: attached already"
 		return
 	fi
-	device_set "$@" || die "the program cannot be attached to '$1'; what the kernel said is above"
+	device_set "$@" ||
+		die "the program cannot be attached to '$1'; what the kernel said is above$([[ $2 != xdp ]] || echo ". Slower, but with any driver: generic as the last word")"
 	UP_ATTACHED+=("$1")
 	state_read # who has our program now
 	links_read
@@ -124,10 +125,10 @@ verb_up() {
 	for word in "${devices[@]}"; do device_attach "$word" "$mode" xdp_lb; done
 	service_make_ping "${devices[@]}"
 	clock_calibrate
-	trap - EXIT
+	trap locks_sweep EXIT
 }
 
-# The instance, if it is not there. Until `trap - EXIT` a failure leaves what was there before.
+# The instance, if it is not there. Until up_undo() is no trap any more a failure leaves what was there before.
 up_begin() {
 	if instance_exists && ! instance_is_orphan; then
 		instance_require_netns
@@ -148,6 +149,7 @@ up_undo() {
 	else
 		for device in "${UP_ATTACHED[@]}"; do device_detach "$device"; done
 	fi
+	locks_sweep
 }
 
 verb_down() {

@@ -14,7 +14,7 @@ doctor_bpffs() {
 	FINE="a BPF filesystem on $BPFFS"
 	is_bpffs "$BPFFS" ||
 		finding warning "no BPF filesystem on $BPFFS" "Maps are pinned in it: without, what is up cannot be seen or changed." \
-			"mount -t bpf bpf $BPFFS"
+			"mount -t bpf -o mode=0700 bpf $BPFFS"
 }
 
 # Of a program that is attached the kernel says it itself. The sysctl is there in the first network namespace only, where who

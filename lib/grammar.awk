@@ -119,6 +119,8 @@ function line_service(n, word,    key) {
 		return 0
 	if (given["passive"] && (word[3] != "tcp" || given["mode"] !~ /^(nat)?$/))
 		return misuse("passive is for tcp services in mode nat: only there the answers pass by")
+	if (given["passive"] && !PORT)
+		return misuse("passive is for services with a port: elsewhere closed ports, too, do not answer")
 	if (given["quic"] != "" && word[3] != "udp")
 		return misuse("quic is for udp services, and " word[3] " is not udp")
 	return SYNTAX || service_set(word[2], word[3], word[3] " " ENDPOINT)
@@ -130,6 +132,8 @@ function parse_service_words(n, word,    i, length_, offset, value) {
 	given["quic"] = length_ = offset = ""
 	for (i = 5; i <= n; i += 2) {
 		value = i < n ? word[i + 1] : ""
+		if (is_there_before(word, i, 5))
+			return 0
 		if (word[i] ~ /^(noaddress|failclosed|passive)$/) {
 			given[word[i]] = 1
 			i--
@@ -194,6 +198,16 @@ function parse_service_words(n, word,    i, length_, offset, value) {
 		given["quic"] = length_ "," offset
 	}
 	return 1
+}
+
+# Is word[i], which begins what is given, among word[first..] before? A value may look like it, so only such words are kept.
+function is_there_before(word, i, first) {
+	if (i == first)
+		split("", was_there)
+	if (word[i] in was_there)
+		return misuse("'" word[i] "' is there twice, and a line has it once") + 1
+	was_there[word[i]] = 1
+	return 0
 }
 
 # Source addresses, of which there must be several, and which others must let pass.
@@ -345,11 +359,14 @@ function backend_names(    i, text) {
 }
 
 # Sets given["service"], ["weight"], ["backup"], ["quic_id"] and ["mtu"], "" where there is none.
-function parse_backend_words(what, i, n, word,    possible, value) {
+function parse_backend_words(what, i, n, word,    possible, value, first) {
 	possible = "service NAME" (what == "add" ? ", weight N, backup, quic-id HEX or mtu N" : "")
 	split("", given)
 	given["weight"] = 1
+	first = i
 	for (; i <= n; i += 2) {
+		if (is_there_before(word, i, first))
+			return 0
 		if (what == "down" || what == "up")
 			return misuse("backend " what " takes no more than an address, and '" word[i] "' is more: it is about all services")
 		if (what == "add" && word[i] == "backup") {
@@ -652,9 +669,9 @@ BEGIN {
 	MOST_INCLUDES = 18
 }
 
-# Of a path that a line names, as seen from the file that it is in.
+# Of a path that a line names, as seen from the file that it is in; from standard input, as the command would see it.
 function path_from(file, path) {
-	if (path ~ /^\// || file !~ /\//)
+	if (path ~ /^\// || file !~ /\// || file ~ /^\/(dev|proc\/self)\/fd\//)
 		return path
 	sub(/[^\/]*$/, "", file)
 	return file path

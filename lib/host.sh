@@ -35,16 +35,16 @@ address_announce() {
 	[[ -z $VERBOSE ]] || printf '+ %s\n' "${command[*]}" >&2
 	(
 		exec {LOCK}<&-
-		[[ -z ${LOCK_ALL:-} ]] || exec {LOCK_ALL}<&-
+		[[ -z $LOCK_ALL ]] || exec {LOCK_ALL}<&-
 		exec setsid "${command[@]}"
 	) &>/dev/null </dev/null &
 }
 
-# address_del ADDRESS DEVICE
+# address_del ADDRESS DEVICE. One that has another prefix by now is not what we have added.
 address_del() {
 	local prefix=32
 	[[ $1 != *:* ]] || prefix=128
-	run ip addr del "$1/$prefix" dev "$2"
+	[[ $(ip -o addr show dev "$2" to "$1" 2>/dev/null) != *" $1/$prefix "* ]] || run ip addr del "$1/$prefix" dev "$2"
 }
 
 # Removes all that we added.

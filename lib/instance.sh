@@ -18,14 +18,17 @@ instance_choose() {
 }
 
 LOCK_WAIT=60 # seconds, for another command to end
+LOCK='' LOCK_ALL=''
 
 # One command at a time in a network namespace, over all its instances: they share the host's addresses and
-# neighbours. The lock is held by an open descriptor, so it ends with the command, however that ends.
+# neighbours. The lock is held by an open descriptor, so it ends with the command, however that ends. It is
+# on a directory that only root can open, or any user could keep us from working.
 lock() {
 	local all
 	lock_netns
 	if upgrade_may_be_unfinished; then
 		exec {LOCK}<&- # who holds both has begun with the other one
+		LOCK=''
 		exec {all}<"$BPFFS"
 		lock_everywhere "$all"
 		lock_netns
@@ -38,13 +41,36 @@ lock() {
 lock_all() {
 	exec {LOCK_ALL}<"$BPFFS"
 	lock_everywhere "$LOCK_ALL"
+	trap locks_sweep EXIT
 	lock_netns
 	! upgrade_may_be_unfinished || upgrade_recover
 }
 
+# Where nothing is up, and nothing is to be made, there is nothing to lock.
 lock_netns() {
-	exec {LOCK}</proc/self/ns/net
-	flock -w "$LOCK_WAIT" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
+	local dir=$ROOT/$NETNS_INODE~lock
+	until [[ -n $LOCK && $dir -ef /proc/self/fd/$LOCK ]]; do # or who had it before us has removed it
+		[[ -z $LOCK ]] || exec {LOCK}<&-
+		LOCK=''
+		[[ -z $LOCK_ALL ]] || [[ -d $ROOT ]] || mkdir -m 700 "$ROOT"
+		[[ -d $ROOT ]] || return 0
+		[[ -d $dir ]] || mkdir -m 700 "$dir" 2>/dev/null || [[ -d $dir || ! -d $ROOT ]] || die "$dir cannot be made"
+		{ exec {LOCK}<"$dir"; } 2>/dev/null || continue
+		flock -w "$LOCK_WAIT" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
+	done
+}
+
+# Removes those of network namespaces where nobody is at work. For who holds LOCK_ALL, and has nothing more to do.
+locks_sweep() {
+	local dir
+	for dir in "$ROOT"/*~lock; do
+		if [[ -n $LOCK && $dir -ef /proc/self/fd/$LOCK ]]; then
+			rmdir "$dir"
+		elif [[ -d $dir ]]; then
+			flock -n "$dir" rmdir "$dir" || true
+		fi
+	done
+	[[ ! -d $ROOT ]] || rmdir --ignore-fail-on-non-empty "$ROOT"
 }
 
 lock_everywhere() { # DESCRIPTOR
@@ -239,9 +265,8 @@ forwarding_off() {
 	done
 }
 
-# In one step the instance is gone; the rest is sweeping up.
+# In one step the instance is gone; the rest is sweeping up, and locks_sweep().
 instance_remove_pins() {
 	[[ ! -d $DIR ]] || run mv "$DIR" "$DIR~"
 	run rm -rf "$DIR~" "$DIR+"
-	[[ ! -d $ROOT ]] || run rmdir --ignore-fail-on-non-empty "$ROOT"
 }

@@ -65,8 +65,8 @@ enter_namespaces() {
 		[[ -z $outer ]] || reexec "$@"
 	fi
 	[[ $1 != doctor ]] || return 0 # which changes nothing
-	run mount -t bpf bpf "$BPFFS" ||
-		die "no BPF filesystem on $BPFFS, and it cannot be mounted: mount -t bpf bpf $BPFFS"
+	run mount -t bpf -o mode=0700 bpf "$BPFFS" ||
+		die "no BPF filesystem on $BPFFS, and it cannot be mounted: mount -t bpf -o mode=0700 bpf $BPFFS"
 }
 
 # Sets NETNS_INODE, by which the network namespace is known.

@@ -170,14 +170,14 @@ function is_replaced(key,    i, n, field) {
 
 # --- What the host's network says about the change ---
 
-# The ways to backends that are new, or that had none.
+# The ways to backends that are new, or that had none, or for which we had an address that is gone.
 function plan_routes(    i, endpoint, words, address) {
 	for (i = 1; i <= backend_count["new"]; i++) {
 		endpoint = backend_name["new", i]
 		if (!(("new", endpoint) in is_backend))
 			continue
 		split(backend_row[endpoint], words, " ")
-		if (words[4] == "-")
+		if (words[4] == "-" || !(words[4] in holder))
 			touched_backend[endpoint] = 1
 		if (endpoint in touched_backend)
 			route_to[++routes] = backend["new", endpoint, "address"]
@@ -193,6 +193,8 @@ function plan_routes(    i, endpoint, words, address) {
 		if (!(endpoint in backend_where)) { # which no line is about
 			if ((endpoint in touched_backend) && route_type[address] != "unicast")
 				route_type[address] = "none"
+			if (is_taken(address))
+				refuse("'" address "' is a backend's address: a service and snat have addresses of this host")
 			continue
 		}
 		WHERE = backend_where[endpoint]
@@ -234,6 +236,14 @@ function is_own(address,    i, key) {
 	return address in is_vip
 }
 
+# Does a command ask for it as one of ours?
+function is_taken(address,    key) {
+	for (key in touched_vip)
+		if (service["new", key, "vip"] == address && !service["new", key, "noaddress"])
+			return 1
+	return address in touched_source
+}
+
 # A router would send a packet for the VIP back to us.
 function refuse_dsr(endpoint, router,    i, key) {
 	if (!dsr_known++)
@@ -268,7 +278,7 @@ function plan_addresses(    i, key, address) {
 	}
 	for (i = 1; i <= source_count["new"]; i++) {
 		address = source_at["new", i]
-		plan_address(address, source_device["new", address], "", (address in touched_source) || source_row[address] == "")
+		plan_address(address, source_device["new", address], "", (address in touched_source) || source_row[address] == "" || source_device["is", address] != source_device["new", address])
 	}
 	plan_devices()
 }
@@ -281,6 +291,10 @@ function vip_is_meant(key) {
 
 function plan_address(address, device, where, is_meant) {
 	note[address] += 0
+	if (is_meant && is_elsewhere(address, device)) {
+		move_from[address] = holder[address]
+		delete holder[address]
+	}
 	if ((address in holder) || (address in add_to) || !(is_meant || note[address]))
 		return
 	if (device ~ /^#/ || device == "" && first_attached() == "") {
@@ -295,6 +309,12 @@ function plan_address(address, device, where, is_meant) {
 		without_device[++without_devices] = address
 	else
 		note[address] = ifindex_of[device]
+}
+
+# Did we add it to another interface than the one that is named?
+function is_elsewhere(address, device) {
+	return (address in holder) && note[address] && ifindex_of[holder[address]] == note[address] && (device in ifindex_of) && \
+		holder[address] != device
 }
 
 # Where none is named it is the one that the address is reached by, if we are on that, else the first one we are on.
@@ -345,6 +365,8 @@ function timeout_field(name) {
 # --- The map `addresses`: what packets may be for ---
 
 function emit_addresses_add(    i, key, address, kind) {
+	for (address in move_from) # until it is added again its row tells us to
+		act("address del " address " " move_from[address])
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
 		if (!(("new", key) in is_service))

@@ -69,7 +69,7 @@ _xdp_lb_add() { # VERB WORD
 	FILE) _filedir && return ;;
 	DEV) choices=$(_xdp_lb_devices) ;;
 	NETNS) choices=$(command ls /run/netns 2>/dev/null) ;;
-	INSTANCE) choices=$(command ls /sys/fs/bpf/xdp_lb 2>/dev/null) ;;
+	INSTANCE) choices=$(command ls -I "*[+~]*" /sys/fs/bpf/xdp_lb 2>/dev/null) ;;
 	SERVICE | NAME) choices=$(_xdp_lb_running service) ;;
 	ADDRESS) choices=$(_xdp_lb_running "$1") ;;
 	*[a-z]*) choices=$(tr '|' '\n' <<<"$2" | grep '[a-z]') ;;

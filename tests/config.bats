@@ -102,6 +102,9 @@ maps() {
 		'10.9.0.1/32' is one address only | service a tcp 10.0.0.21:80 mode ipip spread 10.9.0.1/32
 		dev needs an interface after it | service a tcp 10.0.0.21:80 dev
 		'weight' is not understood after the address | service a tcp 10.0.0.21:80 weight 3
+		'mode' is there twice, and a line has it once | service a tcp 10.0.0.21:80 mode nat noaddress mode dsr
+		'noaddress' is there twice | service a tcp 10.0.0.21:80 noaddress hash source noaddress
+		passive is for services with a port | service a tcp 10.0.0.21 passive
 		service 'web' is tcp 10.0.0.20:80 already | service web tcp 10.0.0.21:80
 		tcp 10.0.0.20:80 is service 'web' already | service other tcp 10.0.0.20:80
 		service 'web' is in mode dnat | service web tcp 10.0.0.20:80 mode nat
@@ -116,6 +119,7 @@ maps() {
 		'65536' is not a weight: a number from 0 to 65535 is | backend 10.0.0.3 service web weight 65536
 		'weight' needs a word after it: service NAME, weight N, backup, quic-id HEX or mtu N | backend 10.0.0.3 service web weight
 		'wieght' is not understood here | backend 10.0.0.3 wieght 3
+		'service' is there twice, and a line has it once | backend 10.0.0.3 service web service dns
 		'68' is not an MTU: a number from 576 on is | backend 10.0.0.3 service web mtu 68
 		2001:db8::2 is IPv6, but service 'web' has the IPv4 address 10.0.0.20 | backend 2001:db8::2 service web
 		10.0.0.2 is in it, and in mode dnat it would be the same address and port twice | backend 10.0.0.2:80 service web
@@ -225,6 +229,83 @@ backend drain 10.0.0.3 service web' ]]
 	: >"$CONF"
 	lb apply "$CONF" force
 	[[ -z $(lb save) ]]
+}
+
+@test "an address is a backend's or this host's, whichever comes first" {
+	web
+	maps >"$BATS_TEST_TMPDIR/before"
+	run -1 --separate-stderr lb service db tcp 10.0.0.2:5432
+	[[ $stderr == "lb.sh: '10.0.0.2' is a backend's address: a service and snat have addresses of this host" ]]
+	run -1 --separate-stderr lb snat 10.0.0.3
+	[[ $stderr == "lb.sh: '10.0.0.3' is a backend's address"* ]]
+	run -1 --separate-stderr lb backend 10.0.0.20 service echo
+	[[ $stderr == "lb.sh: '10.0.0.20' is an address of this host: a backend is another one" ]]
+	diff "$BATS_TEST_TMPDIR/before" <(maps)
+	[[ $(on lb ip -j address) != *'"10.0.0.2"'* ]]
+	lb service db tcp 10.0.0.2:5432 noaddress
+	lb service del db
+}
+
+@test "an include on standard input is found from where the command is run" {
+	web
+	mkdir "$BATS_TEST_TMPDIR/services.d"
+	echo 'service dns udp 10.0.0.20:53' >"$BATS_TEST_TMPDIR/services.d/dns"
+	cd "$BATS_TEST_TMPDIR"
+	run -0 "$TOP/lb.sh" check - <<<'include services.d/dns'
+	run -2 --separate-stderr "$TOP/lb.sh" check - <<<'include services.d/nds'
+	[[ $stderr == "lb.sh: standard input:1: 'services.d/nds' cannot be read" ]]
+	run -0 "$TOP/lb.sh" check <(echo 'include services.d/dns')
+}
+
+# The interface that has it.
+holder() { # ADDRESS
+	on lb ip -o address show to "$1" | awk '{ print $2 }'
+}
+
+@test "an address that we added follows its service, or snat, to another interface" {
+	local at
+	web
+	on lb ip link add other type veth peer name far
+	for at in other veth6; do
+		lb service web tcp 10.0.0.20:80 dev "$at"
+		lb snat 10.0.0.50 dev "$at"
+		[[ $(holder 10.0.0.20) == "$at" && $(holder 10.0.0.50) == "$at" ]]
+	done
+	lb save | sed 's/dev veth6/dev other/' >"$CONF"
+	lb apply "$CONF"
+	[[ $(holder 10.0.0.20) == other && $(holder 10.0.0.50) == other ]]
+	lb snat del 10.0.0.50
+	lb service del web
+	[[ -z $(holder 10.0.0.20)$(holder 10.0.0.50) ]]
+	on lb ip link del other
+}
+
+# The lock of the lab's balancer.
+lock_of() {
+	echo "/sys/fs/bpf/xdp_lb/$(stat -Lc %i "/run/netns/${PREFIX}lb")~lock"
+}
+
+@test "commands wait for each other, those that only read too; users who are not root keep nobody waiting" {
+	web
+	start_on lb "$BATS_TEST_TMPDIR/out" setpriv --reuid=65534 --clear-groups flock /proc/self/ns/net sleep 600
+	lb backend 10.0.0.2 service web weight 2
+	for command in save "diff $CONF"; do
+		# shellcheck disable=SC2086 # words
+		run -124 flock "$(lock_of)" timeout 1 "$TOP/lb.sh" -n "${PREFIX}lb" $command
+	done
+	lb save >"$CONF"
+	run -0 --separate-stderr lb diff "$CONF"
+	run -66 setpriv --reuid=65534 --clear-groups flock -n "$(lock_of)" true
+	lb down
+	[[ ! -e $(lock_of) ]]
+	run -1 lb save # and makes none
+	[[ ! -e $(lock_of) ]]
+}
+
+@test "cron's PATH is enough" {
+	web
+	run -0 env PATH=/usr/bin:/bin "$TOP/lb.sh" -n "${PREFIX}lb" sweep
+	[[ -z $output ]]
 }
 
 member_states() { # SERVICE

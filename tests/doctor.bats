@@ -400,6 +400,22 @@ add_pass_program_at() { # HOST DEV
 	ip -n "${PREFIX}lb" link del veth8
 }
 
+@test "backends: an address that packets to them had, and the host has no more" {
+	lb service far tcp 10.0.0.21:80
+	second_link
+	lb backend 10.5.0.3 service far
+	add_pass_program_at h3 veth9
+	lb up veth8
+	ip -n "${PREFIX}lb" addr del 10.5.0.10/24 dev veth8
+	ip -n "${PREFIX}lb" addr add 10.5.0.77/24 dev veth8
+	examine
+	finds_too backends problem "backend 10.5.0.3: packets to it have the source 10.5.0.10, which is no address of this host any more"
+	is_mended
+	lb service del far
+	lb down veth8
+	ip -n "${PREFIX}lb" link del veth8
+}
+
 @test "next hops: one that does not answer, and one that is not kept" {
 	lb backend 10.0.0.99 service web
 	await 10 does_not_answer
@@ -619,7 +635,7 @@ is_orphan() { # INSTANCE
 
 @test "without a BPF filesystem it says so, and mounts none" {
 	LB_OUTSIDE=1 run -0 unshare --mount -- bash -c "mount -t tmpfs none /sys/fs/bpf && '$TOP/lb.sh' doctor && ls -A /sys/fs/bpf && stat -f -c %T /sys/fs/bpf"
-	output_has "warning: no BPF filesystem on /sys/fs/bpf" "  mount -t bpf bpf /sys/fs/bpf" tmpfs
+	output_has "warning: no BPF filesystem on /sys/fs/bpf" "  mount -t bpf -o mode=0700 bpf /sys/fs/bpf" tmpfs
 }
 
 @test "without ethtool it says what it could not look at" {

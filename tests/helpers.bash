@@ -99,14 +99,16 @@ ring_id() { # SERVICE_ID
 
 # For teardown_file. By name, not with "down": this must work even if "down" does not.
 remove_lab() {
-	local ns
+	local ns locks=()
 	[[ -n ${PREFIX:-} ]] || return 0 # there is none, and * would be everybody's
 	for ns in "/run/netns/$PREFIX"* "/run/netns/xdp_lb-$PREFIX"*; do
-		[[ ! -e $ns ]] || ip netns del "${ns##*/}"
+		[[ -e $ns ]] || continue
+		locks+=("/sys/fs/bpf/xdp_lb/$(stat -Lc %i "$ns")~lock")
+		ip netns del "${ns##*/}"
 	done
 	rm -rf "/sys/fs/bpf/xdp_lb/$PREFIX"* "/run/xdp-lb-watch-$PREFIX"*
 	# Under the lock of lb.sh, which may be about to make a directory in it.
-	flock /sys/fs/bpf rmdir /sys/fs/bpf/xdp_lb 2>/dev/null || true
+	flock /sys/fs/bpf rmdir "${locks[@]}" /sys/fs/bpf/xdp_lb 2>/dev/null || true
 }
 
 # What `down` must leave as `up` found it, in the balancer's network namespace.

@@ -439,6 +439,24 @@ has_address() { # ADDRESS
 	on lb ip address del 10.0.0.20/32 dev lo
 }
 
+@test "an address of ours that somebody else has added anew, with another prefix, is his" {
+	balance
+	lb service web icmp 10.0.0.20
+	on lb ip address del 10.0.0.20/32 dev veth6
+	on lb ip address add 10.0.0.20/24 dev veth6
+	lb service del web
+	has_address 10.0.0.20
+	lb service web icmp 10.0.0.20
+	on lb ip address del 10.0.0.20/24 dev veth6
+	lb service web icmp 10.0.0.20
+	on lb ip address del 10.0.0.20/32 dev veth6
+	on lb ip address add 10.0.0.20/24 dev veth6
+	lb down
+	[[ ! -e $(pin services) ]]
+	has_address 10.0.0.20
+	on lb ip address del 10.0.0.20/24 dev veth6
+}
+
 @test "slots are shared out by weight, to a slot or two" {
 	lb up veth6
 	lb backend 10.0.0.2 weight 3
