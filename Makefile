@@ -17,8 +17,9 @@ TEST := bats:bats python3-scapy: python3-pytest: tcpdump:tcpdump tshark:tshark w
 # For bench and bench-quick.
 BENCH := gnuplot-nox:gnuplot haproxy:haproxy libnginx-mod-stream: nftables:nft
 LINT := git:git shellcheck:shellcheck shfmt:shfmt clang-format:clang-format mandoc:mandoc man-db:man
-# For `make test-kernels`; not among what `deps` installs.
-KERNELS := qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod xz-utils:xz
+# For `make test-kernels` and `make test-units`; not among what `deps` installs.
+KERNELS := qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod xz-utils:xz \
+	systemd:systemctl udev:udevadm
 # For `make deb` and `make test-deb`; not among what `deps` installs.
 DEB := debhelper:dh lintian:lintian mmdebstrap:mmdebstrap
 CLANGS = $(shell apt-cache search --names-only '^clang-(1[4-9]|[2-9][0-9])$$' | cut -d' ' -f1)
@@ -45,7 +46,7 @@ OBJECTS := xdp_lb.o netns/xdp_pass.o bench/driver.o
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: all deps deps-kernels deps-bench deps-deb demo bench bench-quick test test-kill test-ring test-random test-flood test-passive test-config test-watch bench-watch test-kernels \
-	test-kernels-quick lint format clean install uninstall deb test-deb help need-root FORCE
+	test-kernels-quick test-units lint format clean install uninstall deb test-deb help need-root FORCE
 
 all: $(OBJECTS) ## build xdp_lb.o; FLOWS=1048576 makes room for that many flows
 
@@ -125,6 +126,9 @@ test-kernels: need-root deps all ## run the tests under Debian's kernels, 6.1 an
 test-kernels-quick: need-root deps all ## a few of them under 6.1
 	@tests/kernels.sh quick
 
+test-units: need-root deps all ## run the units under systemd, in a machine of its own
+	@tests/units.sh
+
 bench: need-root deps deps-bench all ## what a packet costs, beside what it should cost; results go to bench/results
 	@bench/run
 
@@ -134,13 +138,13 @@ bench-quick: need-root deps deps-bench all ## a few rounds of it, to see that it
 bench-watch: need-root deps all ## what `lb.sh watch` takes of a processor for 1,000 backends, and how soon it finds one that is gone
 	@bench/watch.sh
 
-install: xdp_lb.o ## install below PREFIX, /usr/local, and DESTDIR
+install: xdp_lb.o netns/xdp_pass.o ## install below PREFIX, /usr/local, and DESTDIR
 	@packaging/install.sh install
 
 uninstall: ## remove what install has put there; what is up stays up, and files in /etc/xdp-lb stay
 	@packaging/install.sh uninstall
 
-deb: xdp_lb.o ## build a package for Debian, of the version in debian/changelog
+deb: xdp_lb.o netns/xdp_pass.o ## build a package for Debian, of the version in debian/changelog
 	@$(call need,dh,deps-deb)
 	@rm -f xdp-lb_*_all.deb
 	@debian/rules binary >debian/log 2>&1 || { cat debian/log >&2; exit 1; }

@@ -228,6 +228,13 @@ completes() {
 	"$DEST/usr/sbin/xdp-lb" check "$DEST/usr/share/doc/xdp-lb/examples/eth0.conf"
 }
 
+@test "what is installed is built before" {
+	for goal in install deb; do
+		run -0 make -n -C "$TOP" -W netns/xdp_pass.c -W xdp_lb.c "$goal"
+		output_has '-c netns/xdp_pass.c' '-c xdp_lb.c'
+	done
+}
+
 @test "an object that is up to date is not built again, and uninstall takes away what was installed, and no more" {
 	local before
 	before=$(stat -c '%i %y' "$TOP/xdp_lb.o")

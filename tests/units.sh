@@ -1,0 +1,226 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The units, run by systemd itself: in a virtual machine of tests/vm.sh, where it can be the first process of a process
+# namespace, and where all that is installed, added and stopped is the machine's. The last line says how many passed and failed.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+KERNEL=6.12
+UNITS=/run/units # ours, and of systemd's own what ours name
+passed=0 failed=0
+
+die() {
+	echo "tests/units.sh: $*" >&2
+	exit 2
+}
+
+check() { # WHAT COMMAND...
+	local output
+	if output=$("${@:2}" 2>&1); then
+		echo "ok $1"
+		passed=$((passed + 1))
+	else
+		printf 'not ok %s\n%s\n' "$1" "$output"
+		systemctl --no-pager status 'xdp-lb*' 2>&1 | head -n 60
+		failed=$((failed + 1))
+	fi
+}
+
+# await COMMAND...: until it succeeds, for at most a minute.
+await() {
+	local i
+	for ((i = 0; i < 300; i++)); do
+		! "$@" &>/dev/null || return 0
+		sleep 0.2
+	done
+	echo "not within a minute: $*"
+	"$@"
+}
+
+# --- In the machine ---
+
+# 10.0.0.2, behind veth6.
+make_network() {
+	ip netns add h2
+	add_veth6
+}
+
+add_veth6() {
+	ip link add veth6 type veth peer name veth7 netns h2
+	ip addr add 10.0.0.10/24 dev veth6
+	ip link set veth6 up
+	ip -n h2 addr add 10.0.0.2/24 dev veth7
+	ip -n h2 link set veth7 up
+}
+
+# Of systemd only what it needs to begin, and who tells it of devices.
+make_units() {
+	local name
+	mkdir -p "$UNITS" /etc/xdp-lb
+	make -s install PREFIX=/usr UNITDIR="$UNITS"
+	for name in sysinit basic shutdown network-online timers multi-user units; do
+		printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$name" >"$UNITS/$name.target"
+	done
+	cat >"$UNITS/udevd.service" <<-'EOF'
+		[Unit]
+		Description=devices
+		DefaultDependencies=no
+		[Service]
+		ExecStart=/lib/systemd/systemd-udevd
+	EOF
+	cat >/etc/xdp-lb/veth6.conf <<-'EOF'
+		service web tcp 10.0.0.20:80
+		backend 10.0.0.2 service web
+		check web icmp interval 1 fall 2 rise 1
+	EOF
+}
+
+# The enabled units of the machine's files are none of ours.
+start_systemd() {
+	rm -rf /etc/systemd/system
+	mkdir -p /etc/systemd/system
+	export SYSTEMD_UNIT_PATH=/etc/systemd/system:$UNITS SYSTEMD_LOG_TARGET=kmsg SYSTEMD_LOG_LEVEL=notice
+	unshare --fork --pid --mount-proc setsid /lib/systemd/systemd --system --unit=units.target &>/run/systemd.log </dev/null &
+	SYSTEMD=$!
+	await systemctl is-active units.target
+	systemctl start udevd
+	await udevadm control --ping
+	udevadm trigger --action=add --subsystem-match=net
+	udevadm settle
+}
+
+is() { # UNIT STATE
+	local state
+	state=$(systemctl is-active "$1") || true
+	[[ $state == "$2" ]] || { echo "$1 is $state" && return 1; }
+}
+
+all_is_up() {
+	await is xdp-lb@veth6.service active && await is xdp-lb-health@veth6.service active && is xdp-lb-sweep@veth6.timer active &&
+		xdp-lb diff /etc/xdp-lb/veth6.conf
+}
+
+starts() {
+	systemctl start xdp-lb@veth6 && all_is_up
+}
+
+# ID of the service's map, which is new where all was taken off.
+map_id() {
+	bpftool -j map show pinned /sys/fs/bpf/xdp_lb/default/tc/globals/services | jq .id
+}
+
+backend_is() { # STATE
+	xdp-lb -j status | jq -e --arg state "$1" '.services[] | select(.name == "web").backends[0].health == $state'
+}
+
+health_is_seen() {
+	await backend_is up && ip -n h2 link set veth7 down && await backend_is down && ip -n h2 link set veth7 up && await backend_is up
+}
+
+sweep_works() {
+	systemctl start xdp-lb-sweep@veth6 && [[ $(systemctl show -P Result xdp-lb-sweep@veth6) == success ]]
+}
+
+# The same for what it says, as a level that is shown.
+sweep_says_what_is_wrong() {
+	mv /sys/fs/bpf/xdp_lb/default/tc/globals/settings /sys/fs/bpf/xdp_lb/kept
+	! systemctl start xdp-lb-sweep@veth6 || { echo "it did not fail" && return 1; }
+	mv /sys/fs/bpf/xdp_lb/kept /sys/fs/bpf/xdp_lb/default/tc/globals/settings
+	dmesg | grep "nothing is up as instance 'default'" && sweep_works
+}
+
+reload_applies() {
+	echo 'backend 10.0.0.3 service web weight 2' >/run/more
+	sed -i '/^backend 10.0.0.2/r /run/more' /etc/xdp-lb/veth6.conf
+	systemctl reload xdp-lb@veth6 && all_is_up
+}
+
+restart_keeps() {
+	local before
+	before=$(map_id)
+	systemctl restart xdp-lb@veth6 && all_is_up && [[ $(map_id) == "$before" ]]
+}
+
+refused_restart_leaves_it() {
+	local before
+	before=$(map_id)
+	cp /etc/xdp-lb/veth6.conf /run/good.conf
+	echo 'servce web' >>/etc/xdp-lb/veth6.conf
+	! systemctl restart xdp-lb@veth6 || { echo "it did not fail" && return 1; }
+	[[ $(map_id) == "$before" ]] && xdp-lb diff /run/good.conf || return
+	cp /run/good.conf /etc/xdp-lb/veth6.conf
+	starts && [[ $(map_id) == "$before" ]]
+}
+
+another_watcher() { # PID OF THE FORMER
+	[[ $(systemctl show -P MainPID xdp-lb-health@veth6) != @(0|"$1") ]] && is xdp-lb-health@veth6 active
+}
+
+killed_watcher_comes_back() {
+	local pid
+	pid=$(systemctl show -P MainPID xdp-lb-health@veth6)
+	systemctl kill --signal=KILL xdp-lb-health@veth6 && await another_watcher "$pid" && health_is_seen
+}
+
+nothing_is_left() {
+	[[ ! -e /sys/fs/bpf/xdp_lb && -z $(ip -o addr show to 10.0.0.20) && -z $(compgen -G '/run/netns/xdp_lb*') ]] || {
+		find /sys/fs/bpf/xdp_lb /run/netns -maxdepth 1
+		return 1
+	}
+	is xdp-lb-health@veth6.service inactive && is xdp-lb-sweep@veth6.timer inactive
+}
+
+stops() {
+	systemctl stop xdp-lb@veth6 && await nothing_is_left
+}
+
+has_probes() {
+	compgen -G '/run/netns/xdp_lb*' >/dev/null
+}
+
+# Its namespace, as a watcher leaves it that was killed, or that was not the unit's.
+stops_with_probes_left() {
+	sed -i 's/^check web icmp/check web tcp to vip/' /etc/xdp-lb/veth6.conf
+	systemctl mask --runtime xdp-lb-health@veth6 && systemctl start xdp-lb@veth6 || return
+	xdp-lb watch &>/run/watch.log &
+	await has_probes && kill -KILL $! && stops && systemctl unmask --runtime xdp-lb-health@veth6
+}
+
+follows_its_device() {
+	systemctl enable xdp-lb@veth6 && starts || return
+	ip link del veth6
+	await is xdp-lb@veth6.service inactive && await nothing_is_left || return
+	add_veth6
+	await is xdp-lb@veth6.service active && all_is_up
+}
+
+inside() {
+	make_network
+	make_units
+	start_systemd
+	check "the unit starts, and with it the watcher and the timer" starts
+	check "the watcher sees a backend go and come" health_is_seen
+	check "the sweep unit sweeps" sweep_works
+	check "the sweep unit says what is wrong" sweep_says_what_is_wrong
+	check "reload applies what was added to the file" reload_applies
+	check "restart leaves all that is up" restart_keeps
+	check "a restart with a file that is refused leaves it up too, and start goes on" refused_restart_leaves_it
+	check "a killed watcher comes back" killed_watcher_comes_back
+	check "stop leaves nothing" stops
+	check "stop leaves nothing of a watcher's that was killed" stops_with_probes_left
+	check "enabled, it stops and starts with its device" follows_its_device
+	check "and stops" stops
+	kill -KILL "$SYSTEMD"
+	echo "$passed passed, $failed failed"
+	((failed == 0))
+}
+
+if [[ ${1:-} == inside ]]; then
+	inside
+	exit
+fi
+((EUID == 0)) || die "this needs root"
+[[ -x /lib/systemd/systemd-udevd ]] || die "systemd and udev are missing: sudo make deps-kernels"
+[[ -e xdp_lb.o && -e netns/xdp_pass.o ]] || die "xdp_lb.o is missing: run make first"
+tests/vm.sh -t 900 "$KERNEL" tests/units.sh inside
