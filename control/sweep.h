@@ -26,6 +26,15 @@ static __always_inline bool sweep_is_dead(const struct settings *conf, const str
 	       !flow_leads_to(flow, target_get(flow->backend), key);
 }
 
+/* So that the compiler does not read it again from where it may have become another's. */
+static __always_inline struct flow_key flow_key_now(const struct flow_key *key)
+{
+	struct flow_key own = *key;
+
+	barrier();
+	return own;
+}
+
 /*
  * First pass: marks the slots of which flows live elsewhere than new ones would. It deletes none: an element that is
  * deleted can turn up elsewhere at once, and lead the walk astray.
@@ -47,24 +56,28 @@ static long sweep_mark(void *map, const struct flow_key *key, const struct flow 
 	return 0;
 }
 
-/* Last pass: forgets what is over, and flows of slots that stand still, where nobody looks for them. */
+/*
+ * Last pass: forgets what is over, and flows of slots that stand still, where nobody looks for them. By a copy of the key, made
+ * before anything is looked at: packets may give the element to another flow meanwhile, which then is not what is deleted.
+ */
 static long sweep_forget(void *map, const struct flow_key *key, const struct flow *flow,
 			 void *unused)
 {
+	struct flow_key own = flow_key_now(key);
 	struct ring_work *work = ring_work_get();
 	struct settings *conf = settings_get();
 	__u32 index;
 
 	if (!work || !conf || !sweep_is_of_service(work, flow))
 		return 0;
-	if (sweep_is_dead(conf, key, flow)) {
-		bpf_map_delete_elem(&flows, key);
+	if (sweep_is_dead(conf, &own, flow)) {
+		bpf_map_delete_elem(&flows, &own);
 		return 0;
 	}
-	index = ring_index(key, flow_hash(key, conf), work->size, work->hash, conf);
+	index = ring_index(&own, flow_hash(&own, conf), work->size, work->hash, conf);
 	if (work->track == TRACK_ALWAYS || ring_slot_get(work->service, work->size, index).moving)
 		return 0;
-	bpf_map_delete_elem(&flows, key);
+	bpf_map_delete_elem(&flows, &own);
 	if (work->remembered)
 		work->remembered--;
 	return 0;
@@ -135,15 +148,19 @@ static __always_inline bool forget_is_taken(const struct flow_key *key, const st
 static long forget_flow(void *map, const struct flow_key *key, const struct flow *flow,
 			void *unused)
 {
-	if (forget_is_meant(flow->service, flow->backend, forget_is_taken(key, flow)))
-		bpf_map_delete_elem(&flows, key);
+	struct flow_key own = flow_key_now(key);
+
+	if (forget_is_meant(flow->service, flow->backend, forget_is_taken(&own, flow)))
+		bpf_map_delete_elem(&flows, &own);
 	return 0;
 }
 
 static long forget_syn(void *map, const struct flow_key *key, const struct syn *syn, void *unused)
 {
+	struct flow_key own = flow_key_now(key);
+
 	if (forget_is_meant(syn->service, syn->backend, false))
-		bpf_map_delete_elem(&syns, key);
+		bpf_map_delete_elem(&syns, &own);
 	return 0;
 }
 
@@ -152,6 +169,8 @@ SEC("syscall")
 int flows_forget(void *unused)
 {
 	bpf_for_each_map_elem(&flows, forget_flow, NULL, 0);
+	bpf_for_each_map_elem(&flows, forget_flow, NULL,
+			      0); /* what packets led the first walk past */
 	bpf_for_each_map_elem(&syns, forget_syn, NULL, 0);
 	return 0;
 }

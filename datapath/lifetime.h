@@ -22,6 +22,12 @@ static __always_inline __u32 at_most(__u32 seconds, __u32 limit)
 	return seconds < limit ? seconds : limit;
 }
 
+/* Does only the client say that it lives? Anybody can say so, in segments too that no host would take. */
+static __always_inline bool flow_is_one_sided(const struct flow *flow)
+{
+	return (flow->state & (FLOW_ESTABLISHED | FLOW_ANSWERED)) == FLOW_ESTABLISHED;
+}
+
 /*
  * A closed connection keeps its port for a while: its last segments may still be under way, and the
  * backend may remember it (TIME-WAIT), and not take a new one from the same port.
@@ -73,7 +79,7 @@ static __always_inline __u32 flow_timeout(const struct settings *conf, const str
 	else if (protocol == IPPROTO_UDP)
 		seconds =
 			flow->state & FLOW_ESTABLISHED ? conf->udp_timeout : conf->udp_new_timeout;
-	return seconds;
+	return pressed && flow_is_one_sided(flow) ? at_most(seconds, PRESSED_SYN_TIMEOUT) : seconds;
 }
 
 static __always_inline bool flow_is_over(const struct settings *conf, const struct flow *flow,

@@ -256,9 +256,11 @@ static __always_inline void nat_note_end(struct flow *reply, const struct flow_k
 	__sync_fetch_and_or(&flow->state, state);
 }
 
-/* A backend's packet that begins or ends its side of a flow. Not inline: most do neither. */
+/* A backend's packet that begins or ends its side of a flow, or is the first one there. Not inline: most are none of these. */
 static __noinline void nat_note(struct flow *reply, const struct flow_key *tuple, __u8 flags)
 {
+	if (flow_is_one_sided(reply) && !(flags & TCP_RST))
+		__sync_fetch_and_or(&reply->state, FLOW_ANSWERED);
 	if (flags & (TCP_SYN | TCP_RST))
 		passive_note_reply(reply, flags);
 	if (flags & (TCP_FIN | TCP_RST))
@@ -273,7 +275,7 @@ static __always_inline int nat_return(struct xdp_md *ctx, const struct packet *p
 		return finish(ctx, pkt, conf, flow->service, REASON_TTL_EXPIRED);
 	if (pkt->kind != PACKET_ERROR) {
 		flow->seen = jiffies();
-		if (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
+		if (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || flow_is_one_sided(flow))
 			nat_note(flow, &pkt->tuple, pkt->tcp_flags);
 	}
 	return send(ctx, pkt, conf, flow, flow->ifindex, flow->dst_mac, flow->src_mac);
@@ -314,7 +316,10 @@ static __always_inline struct flow *nat_find(const struct packet *pkt, struct ta
 	struct flow *flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
 
 	*target = flow ? target_get(flow->backend) : NULL;
-	return flow && flow_leads_to(flow, *target, &pkt->tuple) ? flow : NULL;
+	return flow && flow->direction == FLOW_TO_BACKEND &&
+			       flow_leads_to(flow, *target, &pkt->tuple) ?
+		       flow :
+		       NULL;
 }
 
 /* A client's packet for the service. */

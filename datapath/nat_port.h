@@ -10,6 +10,8 @@
 
 #define NAT_TRIES 32 /* source ports tried for a new flow, before they are gone through in order */
 #define NAT_SEARCH 32768 /* and how many of those at once: a few milliseconds */
+#define NAT_SEARCH_LONG \
+	1024 /* from how many on it is not to be repeated at once, though it found one */
 
 #define EEXIST 17
 
@@ -155,11 +157,13 @@ static __always_inline bool nat_try_first(struct nat_reply *reply, const struct 
  * Finds a source port. The order of the tries follows from the flow's hash: so two CPUs that see a
  * flow's first packets at once, or a flow one side of which was evicted from the table, come to the
  * same entry again. Where few are free, they are gone through in order, so that none is left unused; but
- * when that was in vain, not again for a sixteenth of a second, and then from further on.
+ * when that took long, not again for a sixteenth of a second, and when it was in vain, then from further on.
  */
 static __always_inline void nat_find_port(struct nat_reply *reply, struct target *target,
 					  const struct settings *conf)
 {
+	long tries;
+
 	if (nat_try_first(reply, conf))
 		return;
 	/* Not loops of our own: Linux 6.1 refuses the order in which clang 14 lays out these. */
@@ -170,9 +174,9 @@ static __always_inline void nat_find_port(struct nat_reply *reply, struct target
 	reply->pressed = 1;
 	if (nat_is_large(reply, conf))
 		reply->start = target->searched;
-	bpf_loop(NAT_SEARCH, nat_try_all, NULL, 0);
-	target->exhausted = reply->err == -EEXIST ? jiffies() : 0;
-	if (target->exhausted)
+	tries = bpf_loop(NAT_SEARCH, nat_try_all, NULL, 0);
+	target->exhausted = reply->err == -EEXIST || tries > NAT_SEARCH_LONG ? jiffies() : 0;
+	if (reply->err == -EEXIST)
 		target->searched += NAT_SEARCH;
 }
 

@@ -3,6 +3,7 @@
 import pytest
 
 from balancer import index_key
+from bpfmaps import delete, pinned, update
 from checks import (
     age,
     assert_dropped,
@@ -304,12 +305,15 @@ LIVES = {
     "tcp, a SYN": (WEB, (">S",), 5),
     "tcp, a SYN and its answer": (WEB, (">S", "<SA"), 5),
     "tcp, established": (WEB, OPEN, "tcp_timeout"),
+    "tcp, of which only the client is heard": (WEB, (">S", ">A"), 5),
+    "tcp, of which the backend is heard late": (WEB, (">S", ">A", "<A"), "tcp_timeout"),
     "tcp, the client's end": (WEB, (*OPEN, ">FA"), "tcp_timeout"),
     "tcp, the backend's end": (WEB, (*OPEN, "<FA"), "tcp_timeout"),
     "tcp, closed": (WEB, (*OPEN, ">FA", "<FA", ">A"), 2),
     "tcp, reset": (WEB, (*OPEN, "<R"), 2),
     "udp, new": (DNS, (), "udp_new_timeout"),
-    "udp, established": (DNS, None, "udp_timeout"),
+    "udp, of which only the client is heard": (DNS, ">", 5),
+    "udp, established": (DNS, "><", "udp_timeout"),
 }
 
 
@@ -322,11 +326,13 @@ def test_a_flow_has_its_port_for_as_long_as_its_state_allows(balancer, family, l
         timeout = balancer.settings[timeout]
     taken, left_over = fill(balancer, service, family)
     (packet, sent), *others = taken
-    if steps:
+    if service is WEB:
         sent = converse(balancer, packet, *steps)
-    elif steps is None:
+    elif steps:
         age(balancer, packet, sent, 2)
         send(balancer, packet)
+        if "<" in steps:
+            send_back(balancer, [answer(sent)], [packet])
     age(balancer, packet, sent, timeout - 1)
     assert try_again(balancer, left_over) == []
     age(balancer, packet, sent, 1)
@@ -339,6 +345,47 @@ def test_a_flow_has_its_port_for_as_long_as_its_state_allows(balancer, family, l
     packets, sent = zip(*others)
     assert send(balancer, *packets) == list(sent)
     send_back(balancer, [answer(one) for one in sent], packets)
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_a_long_search_that_finds_a_port_is_not_repeated_at_once(balancer):
+    """Of 4,000 ports one is free: to pass a thousand is enough for the moment."""
+    ports = range(20000, 24000)
+    names = "nat_port_first", "nat_port_last"
+    old = {name: balancer.settings[name] for name in names}
+    [packet, *others] = WEB.packets(4, 31)
+    [sent] = send(balancer, packet)
+    taken = bytes(int(octet, 16) for octet in balancer.lookup("flows", keys(balancer, packet, sent)[1])["value"])
+    port_keys = [balancer.flow_key(sent.dst, sent.src, sent.dport, port, 6) for port in ports]
+    free, backend = port_keys[2000], index_key(balancer.backends()[sent.dst])
+    balancer.change_settings(**dict(zip(names, (ports[0], ports[-1]))))
+    searches = []
+    with pinned(f"{balancer.maps}/flows") as flows:
+        for key in port_keys:
+            update(flows, key, taken)
+        for other in others:
+            delete(flows, free)
+            balancer.change("targets", backend, "target", exhausted=0)
+            [(_, found)] = send_or_drop(balancer, [other])[0]
+            if found.dst == sent.dst:
+                target = balancer.lookup("targets", backend)["formatted"]["value"]
+                searches.append(target["exhausted"] != 0)
+            update(flows, free, taken)
+        for key in port_keys:
+            delete(flows, key)
+    balancer.change_settings(**old)
+    assert any(searches) and not all(searches)
+
+
+@both_families
+@nat_services
+def test_an_entry_that_another_mode_has_left_is_none(balancer, family, service):
+    [packet] = service.packets(family, 1)
+    [sent] = send(balancer, packet)
+    forward, _ = keys(balancer, packet, sent)
+    balancer.change("flows", forward, "flow", direction=balancer.layout.enumerators("flow_direction").index("FLOW_TRACKED"))
+    assert send(balancer, packet) == [sent]
+    assert balancer.flow(forward)["direction"] == "FLOW_TO_BACKEND"
 
 
 @both_families
