@@ -22,7 +22,7 @@ check() { # WHAT COMMAND...
 		passed=$((passed + 1))
 	else
 		printf 'not ok %s\n%s\n' "$1" "$output"
-		systemctl --no-pager status 'xdp-lb*' 2>&1 | head -n 60
+		systemctl --no-pager status 'xdp-lb*' 2>&1 | head -n 60 || true
 		failed=$((failed + 1))
 	fi
 }
@@ -54,7 +54,7 @@ add_veth6() {
 	ip -n h2 link set veth7 up
 }
 
-# Of systemd only what it needs to begin, and who tells it of devices.
+# Of systemd only what it needs to begin, who tells it of devices, and who keeps what is said.
 make_units() {
 	local name
 	mkdir -p "$UNITS" /etc/xdp-lb
@@ -62,13 +62,9 @@ make_units() {
 	for name in sysinit basic shutdown network-online timers multi-user units; do
 		printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$name" >"$UNITS/$name.target"
 	done
-	cat >"$UNITS/udevd.service" <<-'EOF'
-		[Unit]
-		Description=devices
-		DefaultDependencies=no
-		[Service]
-		ExecStart=/lib/systemd/systemd-udevd
-	EOF
+	for name in udevd journald; do
+		printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n[Service]\nExecStart=/lib/systemd/systemd-%s\n' "$name" "$name" >"$UNITS/$name.service"
+	done
 	cat >/etc/xdp-lb/veth6.conf <<-'EOF'
 		service web tcp 10.0.0.20:80
 		backend 10.0.0.2 service web
@@ -82,9 +78,13 @@ start_systemd() {
 	mkdir -p /etc/systemd/system
 	export SYSTEMD_UNIT_PATH=/etc/systemd/system:$UNITS SYSTEMD_LOG_TARGET=kmsg SYSTEMD_LOG_LEVEL=notice
 	unshare --fork --pid --mount-proc setsid /lib/systemd/systemd --system --unit=units.target &>/run/systemd.log </dev/null &
-	SYSTEMD=$!
+	await test -S /run/systemd/private
+	SYSTEMD=$(pgrep -P $!)
+}
+
+start_others() {
 	await systemctl is-active units.target
-	systemctl start udevd
+	systemctl start journald udevd
 	await udevadm control --ping
 	udevadm trigger --action=add --subsystem-match=net
 	udevadm settle
@@ -122,12 +122,15 @@ sweep_works() {
 	systemctl start xdp-lb-sweep@veth6 && [[ $(systemctl show -P Result xdp-lb-sweep@veth6) == success ]]
 }
 
-# The same for what it says, as a level that is shown.
+says() { # UNIT TEXT
+	journalctl --no-pager -u "$1" | grep -F "$2"
+}
+
 sweep_says_what_is_wrong() {
 	mv /sys/fs/bpf/xdp_lb/default/tc/globals/settings /sys/fs/bpf/xdp_lb/kept
 	! systemctl start xdp-lb-sweep@veth6 || { echo "it did not fail" && return 1; }
 	mv /sys/fs/bpf/xdp_lb/kept /sys/fs/bpf/xdp_lb/default/tc/globals/settings
-	dmesg | grep "nothing is up as instance 'default'" && sweep_works
+	await says xdp-lb-sweep@veth6 "nothing is up as instance 'default'" && sweep_works
 }
 
 reload_applies() {
@@ -181,7 +184,7 @@ has_probes() {
 
 # Its namespace, as a watcher leaves it that was killed, or that was not the unit's.
 stops_with_probes_left() {
-	sed -i 's/^check web icmp/check web tcp to vip/' /etc/xdp-lb/veth6.conf
+	sed -i 's/^check web icmp/check web tcp to vip/; /^service/s/$/ mode dsr/' /etc/xdp-lb/veth6.conf
 	systemctl mask --runtime xdp-lb-health@veth6 && systemctl start xdp-lb@veth6 || return
 	xdp-lb watch &>/run/watch.log &
 	await has_probes && kill -KILL $! && stops && systemctl unmask --runtime xdp-lb-health@veth6
@@ -199,6 +202,12 @@ inside() {
 	make_network
 	make_units
 	start_systemd
+	nsenter -t "$SYSTEMD" --pid --mount -- "$PWD/tests/units.sh" checks
+}
+
+# With systemd as process 1, and its mounts.
+checks() {
+	start_others
 	check "the unit starts, and with it the watcher and the timer" starts
 	check "the watcher sees a backend go and come" health_is_seen
 	check "the sweep unit sweeps" sweep_works
@@ -208,16 +217,15 @@ inside() {
 	check "a restart with a file that is refused leaves it up too, and start goes on" refused_restart_leaves_it
 	check "a killed watcher comes back" killed_watcher_comes_back
 	check "stop leaves nothing" stops
-	check "stop leaves nothing of a watcher's that was killed" stops_with_probes_left
+	check "stop takes off what a killed watcher has left too" stops_with_probes_left
 	check "enabled, it stops and starts with its device" follows_its_device
 	check "and stops" stops
-	kill -KILL "$SYSTEMD"
 	echo "$passed passed, $failed failed"
 	((failed == 0))
 }
 
-if [[ ${1:-} == inside ]]; then
-	inside
+if [[ ${1:-} == @(inside|checks) ]]; then
+	"$1"
 	exit
 fi
 ((EUID == 0)) || die "this needs root"
