@@ -65,6 +65,7 @@ def near_text: if .near == [] then "no service has this address"
 	if $first.lacks_flow then "it is for a port that mode nat gives out, and no flow has it" else near_text end
   else
 	($first | head),
-	if (.packets | map(del(.kind)) | unique | length) == 1 then $first | "  \(tail)"
+	# Between the questions a second may have passed.
+	if (.packets | map(del(.kind, .known.idle)) | unique | length) == 1 then $first | "  \(tail)"
 	else .packets[] | "  \({ syn: "a SYN", later: "a later packet" }[.kind]):", "    \(tail)" end
   end
