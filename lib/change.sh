@@ -27,6 +27,7 @@ change() {
 change_begin() {
 	lock
 	instance_require_pins
+	[[ -n $LOCK ]] || lock # it has come up just now
 	instance_require_version
 }
 

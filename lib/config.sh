@@ -44,14 +44,20 @@ verb_save() {
 
 # verb diff FILE: what apply FILE would change, as diff -u prints it. Exit status 0: nothing, 1: something, 2: it cannot be said.
 verb_diff() {
-	local wanted
+	local wanted status
 	config_file diff "$@"
 	(($# == 1)) || misuse "'$2' is too much: diff $1 is all"
 	wanted=$(config print "$FILE" "$FILE_NAME" </dev/null) || exit 2
-	(lock) || exit 2
-	lock
-	(config_save) >/dev/null || exit 2
-	config_save
+	set +e # and no ||, as lock may complete an upgrade, which is to end where it fails
+	SAVED=$(
+		set -e
+		lock
+		config_save
+		printf '%s' "$SAVED"
+	)
+	status=$?
+	set -e
+	((status == 0)) || exit 2
 	if [[ -n $JSON ]]; then diff_json; else diff -u --label running --label "$FILE_NAME" <(printf '%s\n' "$SAVED") <(printf '%s\n' "$wanted"); fi
 }
 
@@ -94,7 +100,7 @@ confirm_expect() { # SECONDS
 	TOKEN=$((RANDOM << 30 | RANDOM << 15 | RANDOM | 1))
 	config_save seed
 	( # whose child is nobody's that we wait for
-		exec {LOCK}<&-
+		[[ -z $LOCK ]] || exec {LOCK}<&-
 		setsid "$SELF" -i "$INSTANCE" rollback "$TOKEN" "$1" <<<"$SAVED" &>/dev/null &
 	)
 }

@@ -34,7 +34,7 @@ address_announce() {
 	fi
 	[[ -z $VERBOSE ]] || printf '+ %s\n' "${command[*]}" >&2
 	(
-		exec {LOCK}<&-
+		[[ -z $LOCK ]] || exec {LOCK}<&-
 		[[ -z $LOCK_ALL ]] || exec {LOCK_ALL}<&-
 		exec setsid "${command[@]}"
 	) &>/dev/null </dev/null &

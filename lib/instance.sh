@@ -27,7 +27,7 @@ lock() {
 	local all
 	lock_netns
 	if upgrade_may_be_unfinished; then
-		exec {LOCK}<&- # who holds both has begun with the other one
+		[[ -z $LOCK ]] || exec {LOCK}<&- # who holds both has begun with the other one
 		LOCK=''
 		exec {all}<"$BPFFS"
 		lock_everywhere "$all"
@@ -55,21 +55,24 @@ lock_netns() {
 		[[ -z $LOCK_ALL ]] || [[ -d $ROOT ]] || mkdir -m 700 "$ROOT"
 		[[ -d $ROOT ]] || return 0
 		[[ -d $dir ]] || mkdir -m 700 "$dir" 2>/dev/null || [[ -d $dir || ! -d $ROOT ]] || die "$dir cannot be made"
-		{ exec {LOCK}<"$dir"; } 2>/dev/null || continue
+		{ exec {LOCK}<"$dir"; } 2>/dev/null || {
+			[[ ! -d $dir ]] || die "$dir cannot be opened"
+			continue
+		}
 		flock -w "$LOCK_WAIT" "$LOCK" || die "another $PROGRAM has been at work here for 60 seconds; see: ps -C $PROGRAM"
 	done
 }
 
-# Removes those of network namespaces where nobody is at work. For who holds LOCK_ALL, and has nothing more to do.
+# For who holds LOCK_ALL, and has nothing more to do: no lock is left where nothing is up, nor any once nothing is up anywhere.
 locks_sweep() {
-	local dir
-	for dir in "$ROOT"/*~lock; do
-		if [[ -n $LOCK && $dir -ef /proc/self/fd/$LOCK ]]; then
-			rmdir "$dir"
-		elif [[ -d $dir ]]; then
-			flock -n "$dir" rmdir "$dir" || true
-		fi
-	done
+	local dir=$ROOT/$NETNS_INODE~lock
+	! instance_exists || return 0
+	[[ -z $LOCK || ! $dir -ef /proc/self/fd/$LOCK ]] || rmdir "$dir"
+	if ! compgen -G "$ROOT/*/tc" >/dev/null; then
+		for dir in "$ROOT"/*~lock; do
+			[[ ! -d $dir ]] || flock -n "$dir" rmdir "$dir" || true # somebody is at work there
+		done
+	fi
 	[[ ! -d $ROOT ]] || rmdir --ignore-fail-on-non-empty "$ROOT"
 }
 

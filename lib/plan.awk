@@ -171,15 +171,18 @@ function is_replaced(key,    i, n, field) {
 # --- What the host's network says about the change ---
 
 # The ways to backends that are new, or that had none, or for which we had an address that is gone.
-function plan_routes(    i, endpoint, words, address) {
+function plan_routes(    i, endpoint, words, address, is_lost, lost) {
 	for (i = 1; i <= backend_count["new"]; i++) {
 		endpoint = backend_name["new", i]
 		if (!(("new", endpoint) in is_backend))
 			continue
 		split(backend_row[endpoint], words, " ")
-		if (words[4] == "-" || !(words[4] in holder))
+		if (words[4] == "-")
 			touched_backend[endpoint] = 1
-		if (endpoint in touched_backend)
+		is_lost = !(endpoint in touched_backend) && !(words[4] in holder)
+		if (is_lost)
+			lost[endpoint] = 1
+		if (is_lost || (endpoint in touched_backend))
 			route_to[++routes] = backend["new", endpoint, "address"]
 		else if (words[5] == backend["new", endpoint, "state"] && words[9] == backend["new", endpoint, "mtu"])
 			stays_as_it_is(endpoint, words)
@@ -190,6 +193,9 @@ function plan_routes(    i, endpoint, words, address) {
 		address = backend["new", endpoint, "address"]
 		if (!(("new", endpoint) in is_backend))
 			continue
+		# Where there is none yet to take its place it may come again, with its interface.
+		if ((endpoint in lost) && route_type[address] == "unicast" && route_source[address] != "")
+			touched_backend[endpoint] = 1
 		if (!(endpoint in backend_where)) { # which no line is about
 			if ((endpoint in touched_backend) && route_type[address] != "unicast")
 				route_type[address] = "none"
@@ -365,8 +371,6 @@ function timeout_field(name) {
 # --- The map `addresses`: what packets may be for ---
 
 function emit_addresses_add(    i, key, address, kind) {
-	for (address in move_from) # until it is added again its row tells us to
-		act("address del " address " " move_from[address])
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
 		if (!(("new", key) in is_service))
@@ -423,6 +427,8 @@ function emit_sources_add(    i, address) {
 	}
 	if (!source_changes)
 		return
+	for (i = 1; i <= source_count["new"]; i++)
+		leave_interface(source_at["new", i])
 	write_sources("old")
 	for (i = 1; i <= source_count["new"]; i++)
 		add_address(source_at["new", i])
@@ -485,6 +491,14 @@ function add_address(address) {
 		return
 	act("address add " address " " add_to[address])
 	delete add_to[address]
+}
+
+# One that moves, while its row says where it is: killed then, the next command adds it.
+function leave_interface(address) {
+	if (!(address in move_from))
+		return
+	act("address del " address " " move_from[address])
+	delete move_from[address]
 }
 
 # Takes an address off the interface of that number, which we added it to, unless somebody else of us wants it.
@@ -832,6 +846,7 @@ function emit_services(    i, key) {
 			continue
 		if (service_words(key) == service_row[key] && service["is", key, "name"] "" == service["new", key, "name"] "")
 			continue
+		leave_interface(service["new", key, "vip"])
 		if (service["new", key, "noaddress"] && ("is", key) in is_service) # its row says that we added it
 			del_address(service["is", key, "vip"], vip_ifindex["is", key])
 		update("services", service_map_key(key), service_value(key))

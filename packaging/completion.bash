@@ -50,7 +50,7 @@ _xdp_lb_next() {
 # What is running, by `save`, once; only root can ask. Prints the names of services, or the addresses behind backend or snat.
 _xdp_lb_running() { # service|backend|snat
 	((EUID == 0)) || return 0
-	[[ -n ${saved+known} ]] || saved=$(LOCK_WAIT=0 "${call[@]}" save 2>/dev/null)
+	[[ -n ${saved+known} ]] || saved=$(timeout 2 "${call[@]}" save 2>/dev/null)
 	awk -v noun="$1" '$1 == noun { for (i = 2; i <= NF; i++) if ($i !~ /^(drain|down|dev)$/) { print $i; if (noun != "snat") next } }' <<<"$saved"
 }
 

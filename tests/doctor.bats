@@ -407,6 +407,10 @@ add_pass_program_at() { # HOST DEV
 	add_pass_program_at h3 veth9
 	lb up veth8
 	ip -n "${PREFIX}lb" addr del 10.5.0.10/24 dev veth8
+	lb sweep # it may come again, as it was
+	ip -n "${PREFIX}lb" addr add 10.5.0.10/24 dev veth8
+	is_not_found backends
+	ip -n "${PREFIX}lb" addr del 10.5.0.10/24 dev veth8
 	ip -n "${PREFIX}lb" addr add 10.5.0.77/24 dev veth8
 	examine
 	finds_too backends problem "backend 10.5.0.3: packets to it have the source 10.5.0.10, which is no address of this host any more"
