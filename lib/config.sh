@@ -6,7 +6,7 @@ config_file() { # VERB FILE
 	[[ -n ${2:-} ]] || misuse "$1 needs a file, or - for what comes on standard input: $PROGRAM $1 xdp_lb.conf"
 	FILE=$2 FILE_NAME=$2
 	if [[ $2 == - ]]; then
-		exec {FILE}<&0
+		exec {FILE}<<<"$(cat)" # all of it before anything is locked: who writes it may be a save
 		FILE=/dev/fd/$FILE FILE_NAME='standard input'
 	fi
 }

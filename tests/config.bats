@@ -287,7 +287,7 @@ lock_of() {
 
 @test "commands wait for each other, those that only read too; users who are not root keep nobody waiting" {
 	web
-	start_on lb "$BATS_TEST_TMPDIR/out" setpriv --reuid=65534 --clear-groups flock /proc/self/ns/net sleep 600
+	start_on lb "$BATS_TEST_TMPDIR/out" setpriv --reuid=65534 --clear-groups flock -F /proc/self/ns/net sleep 600
 	lb backend 10.0.0.2 service web weight 2
 	for command in save "diff $CONF"; do
 		# shellcheck disable=SC2086 # words
@@ -297,8 +297,6 @@ lock_of() {
 	run -0 --separate-stderr lb diff "$CONF"
 	run -66 setpriv --reuid=65534 --clear-groups flock -n "$(lock_of)" true
 	lb down
-	[[ ! -e $(lock_of) ]]
-	run -1 lb save # and makes none
 	[[ ! -e $(lock_of) ]]
 }
 
