@@ -26,7 +26,7 @@ static __always_inline bool sweep_is_dead(const struct settings *conf, const str
 	       !flow_leads_to(flow, target_get(flow->backend), key);
 }
 
-/* So that the compiler does not read it again from where it may have become another's. */
+/* A copy of the key: packets may give its element to another flow, and the compiler is not to read it from there again. */
 static __always_inline struct flow_key flow_key_now(const struct flow_key *key)
 {
 	struct flow_key own = *key;
@@ -56,10 +56,7 @@ static long sweep_mark(void *map, const struct flow_key *key, const struct flow 
 	return 0;
 }
 
-/*
- * Last pass: forgets what is over, and flows of slots that stand still, where nobody looks for them. By a copy of the key, made
- * before anything is looked at: packets may give the element to another flow meanwhile, which then is not what is deleted.
- */
+/* Last pass: forgets what is over, and flows of slots that stand still, where nobody looks for them. */
 static long sweep_forget(void *map, const struct flow_key *key, const struct flow *flow,
 			 void *unused)
 {
@@ -169,8 +166,8 @@ SEC("syscall")
 int flows_forget(void *unused)
 {
 	bpf_for_each_map_elem(&flows, forget_flow, NULL, 0);
-	bpf_for_each_map_elem(&flows, forget_flow, NULL,
-			      0); /* what packets led the first walk past */
+	/* Once more, for what packets have led the walk past. */
+	bpf_for_each_map_elem(&flows, forget_flow, NULL, 0);
 	bpf_for_each_map_elem(&syns, forget_syn, NULL, 0);
 	return 0;
 }

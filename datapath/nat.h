@@ -316,10 +316,10 @@ static __always_inline struct flow *nat_find(const struct packet *pkt, struct ta
 	struct flow *flow = bpf_map_lookup_elem(&flows, &pkt->tuple);
 
 	*target = flow ? target_get(flow->backend) : NULL;
-	return flow && flow->direction == FLOW_TO_BACKEND &&
-			       flow_leads_to(flow, *target, &pkt->tuple) ?
-		       flow :
-		       NULL;
+	if (!flow || flow->direction != FLOW_TO_BACKEND || /* another mode has left it */
+	    !flow_leads_to(flow, *target, &pkt->tuple))
+		return NULL;
+	return flow;
 }
 
 /* A client's packet for the service. */

@@ -10,8 +10,7 @@
 
 #define NAT_TRIES 32 /* source ports tried for a new flow, before they are gone through in order */
 #define NAT_SEARCH 32768 /* and how many of those at once: a few milliseconds */
-#define NAT_SEARCH_LONG \
-	1024 /* from how many on it is not to be repeated at once, though it found one */
+#define NAT_SEARCH_LONG 1024 /* and how many are too many to be repeated at once */
 
 #define EEXIST 17
 

@@ -7,25 +7,14 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tests/check.bash
 CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/xdp_lb/debian
 # Of the system: what checks units, pages and completion.
 INCLUDE=systemd,man-db,bash-completion
-passed=0 failed=0
 
 die() {
 	echo "tests/deb.sh: $*" >&2
 	exit 2
-}
-
-check() { # WHAT COMMAND...
-	local output
-	if output=$("${@:2}" 2>&1); then
-		echo "ok $1"
-		passed=$((passed + 1))
-	else
-		printf 'not ok %s\n%s\n' "$1" "$output"
-		failed=$((failed + 1))
-	fi
 }
 
 # --- Outside ---

@@ -6,25 +6,13 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tests/check.bash
 KERNEL=6.12
 UNITS=/run/units # ours, and of systemd's own what ours name
-passed=0 failed=0
 
 die() {
 	echo "tests/units.sh: $*" >&2
 	exit 2
-}
-
-check() { # WHAT COMMAND...
-	local output
-	if output=$("${@:2}" 2>&1); then
-		echo "ok $1"
-		passed=$((passed + 1))
-	else
-		printf 'not ok %s\n%s\n' "$1" "$output"
-		systemctl --no-pager status 'xdp-lb*' 2>&1 | head -n 60 || true
-		failed=$((failed + 1))
-	fi
 }
 
 # await COMMAND...: until it succeeds, for at most a minute.
@@ -220,6 +208,7 @@ checks() {
 	check "stop takes off what a killed watcher has left too" stops_with_probes_left
 	check "enabled, it stops and starts with its device" follows_its_device
 	check "and stops" stops
+	((failed == 0)) || systemctl --no-pager status 'xdp-lb*' 2>&1 | head -n 90 || true
 	echo "$passed passed, $failed failed"
 	((failed == 0))
 }
