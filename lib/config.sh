@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The whole configuration, as lines: what is running, and files.
 
-# Sets FILE to what awk can open, from a path or `-`, and FILE_NAME to what it is called.
+# Sets FILE to what awk can open, from a path or `-`, and FILE_NAME to what it is called. What a pipe brings is read at once, before
+# anything is locked: who writes it may be a save.
 config_file() { # VERB FILE
+	local text
 	[[ -n ${2:-} ]] || misuse "$1 needs a file, or - for what comes on standard input: $PROGRAM $1 xdp_lb.conf"
 	FILE=$2 FILE_NAME=$2
-	if [[ $2 == - ]]; then
-		exec {FILE}<<<"$(cat)" # all of it before anything is locked: who writes it may be a save
-		FILE=/dev/fd/$FILE FILE_NAME='standard input'
+	[[ $2 != - ]] || FILE_NAME='standard input'
+	if [[ $2 == - || -p $2 ]]; then
+		text=$(cat -- "$2") || exit 2
+		exec {FILE}<<<"$text"
+		FILE=/dev/fd/$FILE
 	fi
 }
 

@@ -184,6 +184,7 @@ backend drain 10.0.0.3 service web' ]]
 	maps >"$BATS_TEST_TMPDIR/before"
 	lb apply "$CONF"
 	lb save | lb apply -
+	lb apply <(lb save)
 	diff "$BATS_TEST_TMPDIR/before" <(maps)
 }
 
@@ -244,6 +245,14 @@ backend drain 10.0.0.3 service web' ]]
 	[[ $(on lb ip -j address) != *'"10.0.0.2"'* ]]
 	lb service db tcp 10.0.0.2:5432 noaddress
 	lb service del db
+}
+
+@test "standard input that cannot be read is no empty configuration" {
+	web
+	lb save >"$CONF"
+	run -2 --separate-stderr lb apply - force </
+	[[ $stderr == "cat: "* ]]
+	lb diff "$CONF"
 }
 
 @test "an include on standard input is found from where the command is run" {
