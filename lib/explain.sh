@@ -39,7 +39,7 @@ explain_octets() {
 explain_ask() {
 	local name lock answer
 	exec {lock}<"$DIR"
-	flock "$lock"
+	lock_reading "$lock"
 	for name in later syn datagram request reply; do
 		[[ -n ${FRAMES[$name]:-} ]] || continue
 		bpftool -j prog run pinned "$CONTROL/explain" data_in <(explain_octets "${FRAMES[$name]}") \

@@ -5,15 +5,14 @@
 # member whose health that changes, a line. Without words: what there is to be checked, for lib/watch.sh; told SERVICE up|down:
 # what its hooks were told.
 verb_health() {
-	local fd
 	if (($# == 0)); then
 		instance_require_pins
 		instance_require_version
 		(config_running report)
 	elif [[ $* == - ]]; then
+		config_file health -
 		change_begin
-		exec {fd}<&0
-		change_now health "/dev/fd/$fd"
+		change_now health "$FILE"
 	else
 		change health "$@"
 	fi

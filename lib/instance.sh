@@ -80,6 +80,11 @@ lock_everywhere() { # DESCRIPTOR
 	flock -w "$LOCK_WAIT" "$1" || die "another $PROGRAM has been at work for 60 seconds; see: fuser -v $BPFFS"
 }
 
+# For what the control programs leave in maps, for one command to read it.
+lock_reading() { # DESCRIPTOR of DIR
+	flock -w "$LOCK_WAIT" "$1" || die "another $PROGRAM has been reading for 60 seconds; see: fuser -v $DIR"
+}
+
 instance_exists() {
 	[[ -e $MAPS/settings ]]
 }

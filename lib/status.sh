@@ -3,9 +3,15 @@
 
 verb_status() {
 	(($# == 0)) || misuse "status takes no words, and '$1' is one"
+	local document
 	instance_require
-	flows_count
-	if [[ -n $JSON ]]; then status_json | jq .; else status_json | jq -r -f "$HERE/lib/status.jq"; fi
+	# All of it, and no lock is held any more, before somebody begins to read it.
+	document=$(
+		set -e
+		flows_count
+		status_json
+	)
+	if [[ -n $JSON ]]; then jq . <<<"$document"; else jq -r -f "$HERE/lib/status.jq" <<<"$document"; fi
 }
 
 # Everything in one document; -j prints it as it is. Nothing of it is an argument: one may be 128 KB long, and
@@ -31,11 +37,11 @@ devices_json() { # ATTACHED or DECAPS
 	done | sort
 }
 
-# Two that count at once would count double, so this is held until the command ends.
+# Two that count at once would count double, so this is held until the shell ends.
 flows_count() {
 	local fd
 	exec {fd}<"$DIR"
-	flock "$fd"
+	lock_reading "$fd"
 	VERBOSE='' control_ask flows_count || die "control program flows_count failed"
 }
 
