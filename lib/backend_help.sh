@@ -10,21 +10,41 @@ backend_help() {
 	((SERVICE_FAMILY[$name] == 4)) || bits=128
 	help_port
 	help_sources "$name"
-	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) || ${#HELP_SOURCES[@]} -gt 0 ]] ||
+	[[ ${SERVICE_MODE[$name]} != @(dnat|ipip|gue) || ${#HELP_SOURCES[@]} -gt 0 ]] ||
 		die "service '$name' has no backend yet, so it is not known who they get packets from: $PROGRAM backend ADDRESS service $name"
 	echo "# On each backend of service '$name', ${SERVICE_PROTOCOL[$name]} $(help_endpoint "$name") in mode ${SERVICE_MODE[$name]}:"
 	case ${SERVICE_MODE[$name]} in
 	nat) echo "# nothing: the balancer is the client, and answers it gets as any other" && return ;;
-	dnat)
-		echo "# the way back to clients leads through the balancer: to all, or to their networks instead of default"
-		echo "ip route replace default via ${HELP_SOURCES[0]:-$vip}"
-		return
-		;;
+	dnat) help_replies "$name" && return ;;
 	esac
 	echo "# the service's address, which nobody else is to learn from it"
 	((bits == 128)) || echo "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
 	echo "ip address replace $vip/$bits dev lo"
 	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) ]] || help_unwrap "${HELP_SOURCES[0]}"
+}
+
+# Replies of the service go to clients, near ones too, by the balancer. Nothing else does: its host need not be a router.
+help_replies() { # SERVICE
+	local backend port rule ip=ip
+	local -A ports=()
+	[[ $vip != *:* ]] || ip='ip -6'
+	for backend in "${BACKENDS[@]}"; do
+		[[ -n ${MEMBER_WEIGHT["${SERVICE_ID[$1]},${BACKEND_ID[$backend]}"]:-} ]] || continue
+		port=${SERVICE_PORT[$1]}
+		[[ $backend != *]:* && $backend != *.*:* ]] || port=${backend##*:}
+		ports[$port]=1
+	done
+	cat <<-EOF2
+		# its replies go to clients, near ones too, by the balancer, and nothing else does; any number of a table will do.
+		# Behind a router it is for the router to send them there.
+		$ip route replace default via ${HELP_SOURCES[0]} table 240
+	EOF2
+	for port in "${!ports[@]}"; do
+		rule="ipproto ${SERVICE_PROTOCOL[$1]}"
+		[[ $vip != *:* ]] || rule=${rule/icmp/ipv6-icmp}
+		((port == 0)) || rule+=" sport $port"
+		printf '%s\n' "$ip rule del $rule table 240 2>/dev/null || true" "$ip rule add $rule table 240"
+	done
 }
 
 help_endpoint() {

@@ -993,17 +993,20 @@ function emit_warnings(    endpoint, address) {
 			warning(endpoint " is declared down, so it gets no traffic until: " PROGRAM " backend up " endpoint)
 		if (route_type[address] != "unicast")
 			warning(address ": no route to it, so it gets no traffic; when there is one, run this again")
-		else if (!is_attached(route_device[address]) && replies_pass(endpoint))
+		else if (!is_attached(route_device[address]) && is_in_mode(endpoint, "^d?nat$"))
 			warning(address " is reached by " route_device[address] ", where its replies would pass us by: " PROGRAM " up " route_device[address])
+		else if (route_nexthop[address] != address && is_in_mode(endpoint, "^dnat$"))
+			warning(endpoint " is behind the router " route_nexthop[address] ", which must send its replies to clients back here; mode nat needs no such route")
 	}
 	if (warnings > 20)
 		print "warn and so are " warnings - 20 " more"
 }
 
-function replies_pass(endpoint,    i, key) {
+# Is it in a service whose mode is like this?
+function is_in_mode(endpoint, modes,    i, key) {
 	for (i = 1; i <= service_count["new"]; i++) {
 		key = service_key["new", i]
-		if (("new", key) in is_service && ("new", key, endpoint) in member && service["new", key, "mode"] ~ /^d?nat$/)
+		if (("new", key) in is_service && ("new", key, endpoint) in member && service["new", key, "mode"] ~ modes)
 			return 1
 	}
 	return 0

@@ -60,6 +60,7 @@ start_balancer() {
 	done
 	on_addresses b1 lb backend >"$BATS_FILE_TMPDIR/without-to-r2" 2>&1
 	lb up to-r2 to-r3 to-b3
+	on_addresses b1 lb backend >"$BATS_FILE_TMPDIR/with-to-r2" 2>&1
 	for kind in "${KINDS[@]}"; do
 		await 30 on c1 curl -sS --max-time 1 "http://$(at "$kind" "$HTTP")/name"
 	done
@@ -524,6 +525,15 @@ host_forwards() { # 0|1
 @test "an interface that was forgotten is named, with what to do about it" {
 	output=$(<"$BATS_FILE_TMPDIR/without-to-r2")
 	output_has "10.2.1.2 is reached by to-r2" "2001:db8:2:1::2 is reached by to-r2" "up to-r2"
+}
+
+@test "a router that must send replies in mode dnat is named" {
+	output=$(<"$BATS_FILE_TMPDIR/with-to-r2")
+	output_has "10.2.1.2 is behind the router 10.0.2.1, which must send its replies to clients back here"
+	run -0 lb service nat tcp 192.0.2.30:80
+	run -0 lb backend 10.2.1.2 service nat
+	[[ $output != *router* ]]
+	lb service del nat
 }
 
 @test "down takes it off all interfaces and leaves them as they were" {

@@ -196,6 +196,34 @@ session_is_over() { # NAME
 	output_has 2001:db8::1
 }
 
+@test "in mode dnat a backend is prepared by what help prints, for the service's replies and nothing else" {
+	local family vip client
+	make_host h4
+	on h4 ip address add 2001:db8::4/64 dev veth0 nodad
+	serve_http h4 80
+	serve_http h4 8080
+	for family in 4 6; do
+		client=$(address_of h1 "$family")
+		vip=${client%1}77
+		lb service web7 tcp "$(at_port "$vip" 80)" mode dnat
+		lb backend "$(at_port "$(address_of h4 "$family")" 8080)" service web7
+		lb service echo7 icmp "$vip" mode dnat
+		lb backend "$(address_of h4 "$family")" service echo7
+		for name in web7 echo7 web7; do # the second time changes nothing
+			lb backend help "$name" >"$BATS_TEST_TMPDIR/help"
+			on h4 bash -euo pipefail "$BATS_TEST_TMPDIR/help"
+		done
+		run -0 on h1 curl -sS --max-time 10 "http://$(at_port "$vip" 80)/"
+		output_has "$client"
+		run -0 on h1 ping -c 1 -W 5 "$vip"
+		run -0 on h1 curl -sS --max-time 10 "http://$(at_port "$(address_of h4 "$family")" 80)/"
+		[[ $(on h4 ip -"$family" route get "$client") != *via* ]]
+		[[ $(on h4 ip -"$family" rule | grep -c 240) == 2 ]]
+		lb service del web7
+		lb service del echo7
+	done
+}
+
 @test "a drained backend keeps its connections and gets no new one; a deleted one loses them" {
 	serve_lines h2 8080
 	serve_lines h3 80
