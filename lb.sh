@@ -6,7 +6,7 @@
 # and no daemon. Killed at any point it leaves a balancer that still forwards, and the same command
 # run again finishes the work.
 #
-# Exit status: 0 done, 1 failed, 2 not understood.
+# Exit status: 0 done, 1 failed, 2 not understood, 3 done but for an address, which was told.
 
 set -euo pipefail
 shopt -s extglob
@@ -74,6 +74,7 @@ main() {
 	[[ -z $(upgrade_left) ]] || (lock)
 	"verb_$verb" "$@"
 	maps_flush
+	[[ -z $FAILED ]] || exit 3
 }
 
 main "$@"

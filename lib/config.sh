@@ -26,7 +26,8 @@ verb_check() {
 	(config check "$FILE" "$FILE_NAME" </dev/null)
 }
 
-# Sets SAVED to what is running, in canonical order; with `seed` its seed in any case.
+# Sets SAVED to what is running, in canonical order; with `seed` its seed in any case. It wants a lock, as what is half done is
+# nobody's configuration.
 config_save() {
 	instance_require_pins
 	instance_require_version
@@ -34,11 +35,20 @@ config_save() {
 	[[ $SAVED != foreign* ]] || { STATE_NETNS=${SAVED#foreign } && instance_require_netns; }
 }
 
+# The same, and there is no lock any more: who reads it may want one.
+config_save_alone() {
+	SAVED=$(
+		set -e
+		lock
+		config_save
+		printf '%s' "$SAVED"
+	)
+}
+
 # verb save: what is running, as lines.
 verb_save() {
 	(($# == 0)) || misuse "save takes no words, and '$1' is one"
-	lock # what is half done is nobody's configuration
-	config_save
+	config_save_alone
 	if [[ -n $JSON ]]; then
 		jq -Rn -f "$HERE/lib/save.jq" <<<"$SAVED"
 	elif [[ -n $SAVED ]]; then
@@ -53,12 +63,7 @@ verb_diff() {
 	(($# == 1)) || misuse "'$2' is too much: diff $1 is all"
 	wanted=$(config print "$FILE" "$FILE_NAME" </dev/null) || exit 2
 	set +e # and no ||, as lock may complete an upgrade, which is to end where it fails
-	SAVED=$(
-		set -e
-		lock
-		config_save
-		printf '%s' "$SAVED"
-	)
+	config_save_alone
 	status=$?
 	set -e
 	((status == 0)) || exit 2
@@ -116,7 +121,7 @@ verb_rollback() {
 	sleep "$2"
 	change_begin
 	exec {FILE}<<<"$before"
-	said=$(change_now rollback "/dev/fd/$FILE" 'what was before' "$1" 2>&1 && echo "${PLAN:+all is as it was}") || true
+	said=$(change_now rollback "/dev/fd/$FILE" 'what was before' "$1" 2>&1 && [[ -z $FAILED ]] && echo "${PLAN:+all is as it was}") || true
 	[[ -z $said ]] || ! command -v logger >/dev/null ||
 		logger -t "$PROGRAM" "instance $INSTANCE: not confirmed within $2 seconds: $said"
 }

@@ -11,12 +11,13 @@ address_holder() {
 
 # address_add ADDRESS DEVICE. What was written about it before is undone by `down` even if we are killed.
 address_add() {
-	if [[ $1 == *:* ]]; then
-		# Deprecated, or the host may choose it as the source address of other traffic, towards backends too.
-		run ip addr add "$1/128" dev "$2" nodad preferred_lft 0 || return
-	else
-		run ip addr add "$1/32" dev "$2" || return
-	fi
+	local -a words=("$1/32" dev "$2")
+	# Deprecated, or the host may choose it as the source address of other traffic, towards backends too.
+	[[ $1 != *:* ]] || words=("$1/128" dev "$2" nodad preferred_lft 0)
+	run ip addr add "${words[@]}" || {
+		warn "so $2 has not $1, and nobody who asks for it is answered"
+		return 1
+	}
 	address_announce "$1" "$2"
 }
 

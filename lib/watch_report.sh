@@ -107,7 +107,7 @@ watch_reported() { # STATUS
 	local key said=''
 	REPORT='' LIST_WANTED=1
 	(($1 == 0)) || read -r said 2>/dev/null <"$WORK/said-report" || true
-	if [[ -s $WORK/reported ]]; then
+	if [[ -s $WORK/reported || $1 == 3 ]]; then
 		watch_tell
 		(($1 == 0)) || watch_warn reported "what was found is noted, but not all is done that follows: ${said:-exit status $1}"
 	elif (($1)); then

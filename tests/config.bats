@@ -309,6 +309,71 @@ lock_of() {
 	[[ ! -e $(lock_of) ]]
 }
 
+# Does one of these wait for who reads what it prints, or writes what it is to read?
+waits_at_pipe() { # read|write COMMAND
+	local pid
+	for pid in $(ip netns pids "${PREFIX}lb"); do
+		[[ $(cat "/proc/$pid/wchan" "/proc/$pid/comm" 2>/dev/null) != *"pipe_$1$2" ]] || return 0
+	done
+	return 1
+}
+
+# A pipe that is full, and nobody reads: descriptor PIPE.
+full_pipe() {
+	mkfifo "$BATS_TEST_TMPDIR/pipe"
+	exec {PIPE}<>"$BATS_TEST_TMPDIR/pipe"
+	dd if=/dev/zero of=/proc/self/fd/$PIPE bs=4096 oflag=nonblock 2>/dev/null || true
+}
+
+@test "nobody waits for who reads what a command prints" {
+	local command
+	web
+	full_pipe
+	for command in status -j\ status save "diff /dev/null"; do
+		# shellcheck disable=SC2086 # words
+		start_on lb "/proc/self/fd/$PIPE" "$TOP/lb.sh" $command
+		await 30 eval 'waits_at_pipe write jq || waits_at_pipe write lb.sh || waits_at_pipe write diff'
+		timeout 20 "$TOP/lb.sh" -n "${PREFIX}lb" status >"$BATS_TEST_TMPDIR/status"
+		timeout 20 "$TOP/lb.sh" -n "${PREFIX}lb" backend 10.0.0.2 service web
+		end_jobs
+	done
+	exec {PIPE}<&-
+}
+
+@test "who tells health what he has found may ask before what there is" {
+	web
+	{
+		await 30 eval 'waits_at_pipe read cat || waits_at_pipe read awk || waits_at_pipe read mawk'
+		lb save | awk '$1 == "backend" && $4 == "web" { print "web", $2, "down as told" }'
+	} | lb health -
+	[[ $(lb -j status | jq -c '[.services[] | select(.name == "web").backends[].why]') == '["as told","as told"]' ]]
+	lb health web 10.0.0.2 up
+	lb health web 10.0.0.3 up
+}
+
+@test "an address that the host does not take is told, and the rest is done" {
+	web
+	on lb ip link add other type veth peer name far
+	on lb sysctl -qw net.ipv6.conf.other.disable_ipv6=1
+	{
+		echo 'service six tcp [2001:db8::77]:80 dev other'
+		sed '/10.0.0.3/d' "$CONF"
+		echo 'service last tcp 10.0.0.21:80'
+	} >"$CONF.six"
+	run -3 lb apply "$CONF.six" confirm 600
+	output_has "so other has not 2001:db8::77" "within 600 seconds: lb.sh confirm"
+	run -3 lb confirm
+	lb diff "$CONF.six"
+	[[ $(member_states web) == '[["10.0.0.2","active"]]' ]]
+	run -3 lb sweep
+	on lb sysctl -qw net.ipv6.conf.other.disable_ipv6=0
+	lb sweep
+	[[ $(holder 2001:db8::77) == other ]]
+	lb service del six
+	lb service del last
+	on lb ip link del other
+}
+
 @test "cron's PATH is enough" {
 	web
 	run -0 env PATH=/usr/bin:/bin "$TOP/lb.sh" -n "${PREFIX}lb" sweep

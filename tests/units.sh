@@ -144,6 +144,15 @@ refused_restart_leaves_it() {
 	starts && [[ $(map_id) == "$before" ]]
 }
 
+missing_address_fails_nothing() {
+	ip link add other type veth peer name far && sysctl -qw net.ipv6.conf.other.disable_ipv6=1 || return
+	cp /etc/xdp-lb/veth6.conf /run/good.conf
+	echo 'service six tcp [2001:db8::20]:80 dev other' >>/etc/xdp-lb/veth6.conf
+	systemctl restart xdp-lb@veth6 && all_is_up && await says xdp-lb@veth6 'other has not 2001:db8::20' && systemctl reload xdp-lb@veth6 || return
+	cp /run/good.conf /etc/xdp-lb/veth6.conf
+	systemctl reload xdp-lb@veth6 && all_is_up && ip link del other
+}
+
 another_watcher() { # PID OF THE FORMER
 	[[ $(systemctl show -P MainPID xdp-lb-health@veth6) != @(0|"$1") ]] && is xdp-lb-health@veth6 active
 }
@@ -203,6 +212,7 @@ checks() {
 	check "reload applies what was added to the file" reload_applies
 	check "restart leaves all that is up" restart_keeps
 	check "a restart with a file that is refused leaves it up too, and start goes on" refused_restart_leaves_it
+	check "an address that the host does not take fails nothing else" missing_address_fails_nothing
 	check "a killed watcher comes back" killed_watcher_comes_back
 	check "stop leaves nothing" stops
 	check "stop takes off what a killed watcher has left too" stops_with_probes_left
