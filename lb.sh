@@ -6,7 +6,7 @@
 # and no daemon. Killed at any point it leaves a balancer that still forwards, and the same command
 # run again finishes the work.
 #
-# Exit status: 0 done, 1 failed, 2 not understood, 3 done but for an address, which was told.
+# Exit status: 0 done, 1 failed, 2 not understood, 3 done but for an address of the host, which was told.
 
 set -euo pipefail
 shopt -s extglob

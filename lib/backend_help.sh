@@ -23,9 +23,9 @@ backend_help() {
 	[[ ${SERVICE_MODE[$name]} != @(ipip|gue) ]] || help_unwrap "${HELP_SOURCES[0]}"
 }
 
-# Replies of the service go to clients, near ones too, by the balancer. Nothing else does: its host need not be a router.
+# The way of replies. Other packets do not take it where that can be, for the balancer's host need not be a router.
 help_replies() { # SERVICE
-	local backend port rule ip=ip
+	local backend port rule route='' ip=ip source what='what it sends from this port'
 	local -A ports=()
 	[[ $vip != *:* ]] || ip='ip -6'
 	for backend in "${BACKENDS[@]}"; do
@@ -33,12 +33,15 @@ help_replies() { # SERVICE
 		port=${SERVICE_PORT[$1]}
 		[[ $backend != *]:* && $backend != *.*:* ]] || port=${backend##*:}
 		ports[$port]=1
+		((port)) || what="all ${SERVICE_PROTOCOL[$1]} that it sends, connections of its own too,"
 	done
-	cat <<-EOF2
-		# its replies go to clients, near ones too, by the balancer, and nothing else does; any number of a table will do.
-		# Behind a router it is for the router to send them there.
-		$ip route replace default via ${HELP_SOURCES[0]} table 240
-	EOF2
+	[[ ${SERVICE_PROTOCOL[$1]} != icmp ]] || what='all icmp that it sends, its own pings and errors too,'
+	echo "# $what must go through the balancer, also to who is near. Behind a router this is for the router to do."
+	echo "# Who asks a backend at its own address (a monitor, another balancer's checks) gets no answer, but with: $ip rule add pref 100 to WHO table main"
+	for source in "${HELP_SOURCES[@]}"; do # of which each segment of backends knows one
+		route+="${route:+ 2>/dev/null || }$ip route replace default via $source table 240"
+	done
+	echo "$route"
 	for port in "${!ports[@]}"; do
 		rule="ipproto ${SERVICE_PROTOCOL[$1]}"
 		[[ $vip != *:* ]] || rule=${rule/icmp/ipv6-icmp}

@@ -995,7 +995,7 @@ function emit_warnings(    endpoint, address) {
 			warning(address ": no route to it, so it gets no traffic; when there is one, run this again")
 		else if (!is_attached(route_device[address]) && is_in_mode(endpoint, "^d?nat$"))
 			warning(address " is reached by " route_device[address] ", where its replies would pass us by: " PROGRAM " up " route_device[address])
-		else if (route_nexthop[address] != address && is_in_mode(endpoint, "^dnat$"))
+		if (route_type[address] == "unicast" && route_nexthop[address] != address && is_in_mode(endpoint, "^dnat$"))
 			warning(endpoint " is behind the router " route_nexthop[address] ", which must send its replies to clients back here; mode nat needs no such route")
 	}
 	if (warnings > 20)

@@ -77,6 +77,7 @@ watch_hook_run() { # ID EVENT
 	((status == 0)) || warn "hook $2 of $name: exit status $status"
 	kill -0 $$ 2>/dev/null || exit 0 # who came after the watcher may have told them something else
 	[[ $2 == change ]] || "$SELF" -i "$INSTANCE" health told "$name" "$state" </dev/null >/dev/null || told=$?
+	((told != 3)) || told=0 # it is noted
 	echo "hook $1 ${HOOKING[$1]} $told" >&"$SAY"
 }
 

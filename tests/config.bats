@@ -309,41 +309,41 @@ lock_of() {
 	[[ ! -e $(lock_of) ]]
 }
 
-# Does one of these wait for who reads what it prints, or writes what it is to read?
-waits_at_pipe() { # read|write COMMAND
+# Does a command wait for who reads what it prints, or writes what it is to read?
+waits_at_pipe() { # read|write [NAME OF THE PROGRAM]
 	local pid
 	for pid in $(ip netns pids "${PREFIX}lb"); do
-		[[ $(cat "/proc/$pid/wchan" "/proc/$pid/comm" 2>/dev/null) != *"pipe_$1$2" ]] || return 0
+		# shellcheck disable=SC2053 # a pattern
+		[[ $(cat "/proc/$pid/wchan" 2>/dev/null) == *"pipe_$1" && $(cat "/proc/$pid/comm" 2>/dev/null) == ${2:-*} ]] && return
 	done
 	return 1
 }
 
-# A pipe that is full, and nobody reads: descriptor PIPE.
-full_pipe() {
-	mkfifo "$BATS_TEST_TMPDIR/pipe"
-	exec {PIPE}<>"$BATS_TEST_TMPDIR/pipe"
-	dd if=/dev/zero of=/proc/self/fd/$PIPE bs=4096 oflag=nonblock 2>/dev/null || true
+nobody_writes() {
+	! waits_at_pipe write
 }
 
 @test "nobody waits for who reads what a command prints" {
-	local command
+	local command pipe=$BATS_TEST_TMPDIR/pipe
 	web
-	full_pipe
-	for command in status -j\ status save "diff /dev/null"; do
+	mkfifo "$pipe"
+	for command in status "-j status" save "diff /dev/null"; do
+		exec 7<>"$pipe" # which is full, and is read by nobody; and by none of those who write
+		dd if=/dev/zero of="$pipe" bs=4096 oflag=nonblock 2>/dev/null || true
 		# shellcheck disable=SC2086 # words
-		start_on lb "/proc/self/fd/$PIPE" "$TOP/lb.sh" $command
-		await 30 eval 'waits_at_pipe write jq || waits_at_pipe write lb.sh || waits_at_pipe write diff'
+		start_on lb "$pipe" "$TOP/lb.sh" $command 7<&-
+		await 30 waits_at_pipe write
 		timeout 20 "$TOP/lb.sh" -n "${PREFIX}lb" status >"$BATS_TEST_TMPDIR/status"
 		timeout 20 "$TOP/lb.sh" -n "${PREFIX}lb" backend 10.0.0.2 service web
-		end_jobs
+		exec 7<&-
+		await 30 nobody_writes
 	done
-	exec {PIPE}<&-
 }
 
 @test "who tells health what he has found may ask before what there is" {
 	web
 	{
-		await 30 eval 'waits_at_pipe read cat || waits_at_pipe read awk || waits_at_pipe read mawk'
+		await 30 waits_at_pipe read '@(cat|*awk)'
 		lb save | awk '$1 == "backend" && $4 == "web" { print "web", $2, "down as told" }'
 	} | lb health -
 	[[ $(lb -j status | jq -c '[.services[] | select(.name == "web").backends[].why]') == '["as told","as told"]' ]]
@@ -360,9 +360,13 @@ full_pipe() {
 		sed '/10.0.0.3/d' "$CONF"
 		echo 'service last tcp 10.0.0.21:80'
 	} >"$CONF.six"
-	run -3 lb apply "$CONF.six" confirm 600
+	lb apply "$CONF.six" confirm 600 &>"$BATS_TEST_TMPDIR/said" 3>&- && status=0 || status=$?
+	output=$(<"$BATS_TEST_TMPDIR/said")
+	((status == 3))
 	output_has "so other has not 2001:db8::77" "within 600 seconds: lb.sh confirm"
 	run -3 lb confirm
+	pkill -x sleep -s "$(ip netns pids "${PREFIX}lb" | paste -sd,)" # it need not wait any longer
+	await 30 no_process
 	lb diff "$CONF.six"
 	[[ $(member_states web) == '[["10.0.0.2","active"]]' ]]
 	run -3 lb sweep

@@ -531,7 +531,7 @@ host_forwards() { # 0|1
 	output=$(<"$BATS_FILE_TMPDIR/with-to-r2")
 	output_has "10.2.1.2 is behind the router 10.0.2.1, which must send its replies to clients back here"
 	run -0 lb service nat tcp 192.0.2.30:80
-	run -0 lb backend 10.2.1.2 service nat
+	run -0 lb backend 10.2.1.2:80 service nat
 	[[ $output != *router* ]]
 	lb service del nat
 }

@@ -217,7 +217,8 @@ session_is_over() { # NAME
 		output_has "$client"
 		run -0 on h1 ping -c 1 -W 5 "$vip"
 		run -0 on h1 curl -sS --max-time 10 "http://$(at_port "$(address_of h4 "$family")" 80)/"
-		[[ $(on h4 ip -"$family" route get "$client") != *via* ]]
+		[[ $(on h4 ip -"$family" route get "$client" ipproto tcp sport 80) != *via* ]]
+		[[ $(on h4 ip -"$family" route get "$client" ipproto tcp sport 8080) == *via* ]]
 		[[ $(on h4 ip -"$family" rule | grep -c 240) == 2 ]]
 		lb service del web7
 		lb service del echo7
