@@ -18,6 +18,20 @@
 #include "target.h"
 
 /*
+ * Is what begins to have the source port of the flow that was there before? A backend that remembers a connection (TIME-WAIT)
+ * knows the next one of the same client by its sequence numbers or timestamps, but may take another client's for a part of
+ * it (RFC 6191). The client then resets what is remembered, and tries again.
+ */
+static __always_inline bool nat_has_former_port(const struct nat_request *request,
+						const struct settings *conf)
+{
+	return request->former_backend == request->backend &&
+	       is_nat_port(conf, request->former_port) && is_our_address(&request->source) &&
+	       !service_get(conf, &request->source, request->client.protocol,
+			    bpf_ntohs(request->former_port));
+}
+
+/*
  * Chooses the backend, and prepares both sides of the flow but for a source port that it may lack. Returns a reason. Who
  * only asks changes nothing but `work`.
  */
@@ -46,6 +60,8 @@ static __always_inline enum reason nat_prepare(struct xdp_md *ctx, struct nat_wo
 	if (addr_is_zero(&target->source)) /* there was no route when lb.sh looked */
 		return REASON_UNRESOLVED;
 
+	if (nat_has_former_port(request, conf))
+		request->port = request->former_port;
 	nat_init_flow(&work->flow, request, target);
 	nat_init_reply(&work->reply, request, &work->flow);
 	work->reply.start = flow_hash(&request->client, conf);
@@ -89,7 +105,8 @@ __weak __noinline int nat_begin(struct xdp_md *ctx)
 	reply->err = -EEXIST;
 	if (request->port) {
 		reply->err = nat_claim(reply, conf);
-		reply->opened = 0; /* though its entry may have been lost meanwhile */
+		if (!request->restart)
+			reply->opened = 0; /* though its entry may have been lost meanwhile */
 	}
 	if (reply->err == -EEXIST)
 		nat_find_port(reply, target, conf);
@@ -188,10 +205,14 @@ static __always_inline void nat_init_request(struct nat_request *request, struct
 	request->is_again = old && has_surely_passed_part(conf, old->seen, AGAIN_PART);
 	request->is_passive = service->passive;
 	request->ifindex = ctx->ingress_ifindex;
-	if (old && !request->restart) {
+	if (old)
+		request->source = old->source;
+	if (request->restart) {
+		request->former_backend = old->backend;
+		request->former_port = old->source_port;
+	} else if (old) {
 		request->seen = old->seen;
 		request->backend = old->backend;
-		request->source = old->source;
 		request->port = old->source_port;
 	}
 	if (eth) {

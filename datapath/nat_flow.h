@@ -14,9 +14,11 @@ struct nat_request {
 	__u32 ring_size;
 	enum service_hash by;
 	__u32 backend; /* id of the one it is on; 0: none yet */
+	__u32 former_backend; /* of a flow that is over: the one it was on; else 0 */
 	__u32 state; /* enum flow_state, what the packet shows of it */
 	struct addr source; /* address and port that it has there */
 	__be16 port;
+	__be16 former_port; /* of a flow that is over: the port that it had there, with `source` */
 	__u8 is_ipv6;
 	__u8 restart; /* 1: the flow that had these addresses and ports is over */
 	__u32 ifindex; /* the way back to the client is the way the packet came */

@@ -289,6 +289,35 @@ def test_services_do_not_take_source_ports_from_each_other(balancer, family):
         send_back(balancer, [answer(one) for one in sent], packets)
 
 
+def forget(balancer, packet, sent):
+    for key in keys(balancer, packet, sent):
+        balancer.forget_flow(key)
+
+
+@both_families
+@pytest.mark.usefixtures("two_ports")
+def test_a_connection_that_starts_again_has_the_port_that_it_had(balancer, family):
+    """Though the one that it would have got first is free by then."""
+    taken, left_over = fill(balancer, WEB, family)
+    for flow in taken:
+        forget(balancer, *flow)
+    packet = taken[0][0]
+    [alone] = send(balancer, packet)
+    forget(balancer, packet, alone)
+    for other in left_over:
+        [in_the_way] = send(balancer, other)
+        if (in_the_way.dst, in_the_way.sport) == (alone.dst, alone.sport):
+            break
+        forget(balancer, other, in_the_way)
+    sent = converse(balancer, packet, *OPEN, ">R")
+    assert sent.sport != alone.sport
+    forget(balancer, other, in_the_way)
+    with balancer.counting("opened") as added:
+        assert send(balancer, packet.flags("S")) == [sent]
+    assert sum(added.values()) == 1
+    send_back(balancer, [answer(sent).flags("SA")], [packet])
+
+
 def test_a_port_that_is_a_services_is_no_source_port(balancer, two_ports):
     port, other = two_ports
     address = LB._replace(port=port).name(4)
