@@ -545,8 +545,7 @@ enum flow_state { /* bits, the same in both entries */
 	FLOW_FIN_CLIENT = 2, /* the client has sent its last octet */
 	FLOW_FIN_BACKEND = 4,
 	FLOW_RESET = 8,
-	FLOW_ANSWERED =
-		16, /* the backend took it, or was heard once it was established; in the reply's entry alone */
+	FLOW_ANSWERED = 16, /* the backend took it, or was heard later; in the reply's entry */
 };
 
 struct flow {

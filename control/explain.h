@@ -121,7 +121,7 @@ static __always_inline long explain_try_pair(struct explain_work *work, __u64 st
 
 	if (!answer || !nat_set_pair(reply, &work->conf, start, i))
 		return 1;
-	if (nat_port_is_taken(reply, &work->conf))
+	if (nat_pair_is_taken(reply, &work->conf))
 		return 0;
 	answer->port = explain_port(reply, &work->conf);
 	return answer->port != PORT_TAKEN;

@@ -27,8 +27,8 @@ static __always_inline bool nat_has_former_port(const struct nat_request *reques
 {
 	return request->former_backend == request->backend &&
 	       is_nat_port(conf, request->former_port) && is_our_address(&request->source) &&
-	       !service_get(conf, &request->source, request->client.protocol,
-			    bpf_ntohs(request->former_port));
+	       !nat_port_is_taken(conf, &request->source, request->former_port,
+				  request->client.protocol);
 }
 
 /*

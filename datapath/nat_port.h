@@ -93,11 +93,18 @@ static __always_inline bool nat_set_pair(struct nat_reply *reply, const struct s
 }
 
 /* A reply to a port that is a service's would pass for a client's packet. */
-static __always_inline bool nat_port_is_taken(const struct nat_reply *reply,
+static __always_inline bool nat_port_is_taken(const struct settings *conf,
+					      const struct addr *source, __be16 port, __u8 protocol)
+{
+	return service_get(conf, source, protocol, bpf_ntohs(port));
+}
+
+static __always_inline bool nat_pair_is_taken(const struct nat_reply *reply,
 					      const struct settings *conf)
 {
-	return service_get(conf, &reply->key.destination, reply->key.protocol,
-			   bpf_ntohs(reply->key.destination_port));
+	const struct flow_key *key = &reply->key;
+
+	return nat_port_is_taken(conf, &key->destination, key->destination_port, key->protocol);
 }
 
 static __always_inline long nat_try_pair(struct nat_reply *reply, __u64 start, __u32 i)
@@ -106,7 +113,7 @@ static __always_inline long nat_try_pair(struct nat_reply *reply, __u64 start, _
 
 	if (!conf || !nat_set_pair(reply, conf, start, i))
 		return 1;
-	if (nat_port_is_taken(reply, conf))
+	if (nat_pair_is_taken(reply, conf))
 		return 0;
 	reply->err = nat_claim(reply, conf);
 	return reply->err != -EEXIST;
@@ -144,7 +151,7 @@ static __always_inline bool nat_is_large(const struct nat_reply *reply, const st
 static __always_inline bool nat_try_first(struct nat_reply *reply, const struct settings *conf)
 {
 	if (!nat_set_pair(reply, conf, hash_mix(reply->start, 0), 0) ||
-	    nat_port_is_taken(reply, conf))
+	    nat_pair_is_taken(reply, conf))
 		return false;
 	nat_set_deltas(&reply->flow, &reply->key);
 	reply->err = bpf_map_update_elem(&flows, &reply->key, &reply->flow, BPF_NOEXIST);
