@@ -39,6 +39,20 @@ class Ring:
     def member_key(self, backend):
         return self.balancer.layout.encode("member_key", service=self.service, backend=backend)
 
+    @contextlib.contextmanager
+    def with_seed(self, seed):
+        """Meanwhile the balancer's seed is this one: two words of 64 bits."""
+        old = self.seed
+        try:
+            self.change_seed(seed)
+            yield
+        finally:
+            self.change_seed(old)
+
+    def change_seed(self, seed):
+        self.balancer.change_settings(seed=b"".join(word.to_bytes(8, "little") for word in seed))
+        self.seed = seed
+
     def fill(self, members, shuffle=None):
         """With these, (address, port) -> weight. Returns of each slot the member that has it."""
         encode, known = self.balancer.layout.encode, {}
@@ -91,12 +105,14 @@ def test_equal_backends_have_the_slots_that_the_method_gives_them(ring, count):
 
 @pytest.mark.parametrize("count", NUMBERS[1:])
 def test_without_one_its_slots_move_and_hardly_any_other(ring, count):
+    # A known seed: with one in some hundreds more of them move, see docs/ring.md.
     members = some(count)
-    before = ring.fill(members)
     gone = random.Random(count).choice(list(members))
-    del members[gone]
-    after = ring.fill(members)
-    assert after == maglev(members, ring.seed)
+    with ring.with_seed([1, 2]):
+        before = ring.fill(members)
+        del members[gone]
+        after = ring.fill(members)
+        assert after == maglev(members, ring.seed)
     others = sum(old not in (gone, new) for old, new in zip(before, after))
     assert others <= RING_SIZE / 100
     if count == 2:
@@ -131,17 +147,11 @@ def test_the_ring_does_not_depend_on_ids_or_on_an_order(ring):
 
 
 def test_another_seed_makes_another_ring(ring):
-    members, old = some(10), ring.seed
+    members = some(10)
     slots = ring.fill(members)
-    ring.seed = [one ^ 1 for one in old]
-    seed = b"".join(one.to_bytes(8, "little") for one in ring.seed)
-    try:
-        ring.balancer.change_settings(seed=seed)
+    with ring.with_seed([word ^ 1 for word in ring.seed]):
         others = ring.fill(members)
         assert others == maglev(members, ring.seed)
-    finally:
-        ring.seed = old
-        ring.balancer.change_settings(seed=b"".join(one.to_bytes(8, "little") for one in old))
     same = sum(one == other for one, other in zip(slots, others))
     assert same < RING_SIZE / 5
 
