@@ -64,7 +64,8 @@ probe_remove() {
 		unset "LINK_INDEX[${device:-none}]"
 	done
 	# Where a unit's mounts do not let it be. Without its device it does nothing.
-	[[ -z $PROBE_DEVICE ]] || run ip netns del "$PROBE_NETNS" || warn "the network namespace of probes stays, empty: ip netns del $PROBE_NETNS"
+	[[ -z $PROBE_DEVICE ]] || run ip netns del "$PROBE_NETNS" ||
+		warn "/run/netns/$PROBE_NETNS cannot be removed from here; once nobody watches: ip netns del $PROBE_NETNS"
 }
 
 # Runs a command there.
@@ -73,7 +74,11 @@ probe_run() { # CMD...
 }
 
 probe_make() {
-	run ip netns add "$PROBE_NETNS"
+	if [[ -e /run/netns/$PROBE_NETNS ]]; then # it could not be removed
+		run unshare --net -- mount --bind /proc/self/ns/net "/run/netns/$PROBE_NETNS"
+	else
+		run ip netns add "$PROBE_NETNS"
+	fi
 	probe_names
 	run ip link add name "$PROBE_DEVICE" address "$PROBE_MAC" arp off type veth \
 		peer name lb address 02:00:00:00:00:02 netns "$PROBE_NETNS"

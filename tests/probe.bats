@@ -26,6 +26,7 @@ setup_file() {
 }
 
 teardown_file() {
+	unmount_probes
 	remove_lab
 }
 
@@ -305,6 +306,28 @@ health_is() { # SERVICE STATE STATE
 	: >"$netns" # as a killed `ip netns add` leaves it
 	within probe_begin
 	probes_work
+}
+
+# Under systemd it can be there twice, and one of them under another mount.
+@test "what cannot be removed is in nobody's way" {
+	local netns=/run/netns/xdp_lb-${PREFIX}lb-probe
+	serve_http h2 80
+	serve_http h3 80
+	within probe_begin
+	mount --bind "$netns" "$netns"
+	run -0 within probe_begin
+	output_has "$netns cannot be removed from here; once nobody watches: ip netns del"
+	probes_work
+	run -0 within probe_end
+	[[ $(on lb ip -br link) != *probe* && $(setting probe_ifindex) == 0 ]]
+	unmount_probes
+	within probe_begin
+	probes_work
+}
+
+# However often they are there.
+unmount_probes() {
+	while mountpoint -q "/run/netns/xdp_lb-${PREFIX}lb-probe"; do umount "/run/netns/xdp_lb-${PREFIX}lb-probe"; done
 }
 
 sleeps_in_there() {

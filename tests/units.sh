@@ -177,16 +177,28 @@ stops() {
 	systemctl stop xdp-lb@veth6 && await nothing_is_left
 }
 
-has_probes() {
-	compgen -G '/run/netns/xdp_lb*' >/dev/null
+probe_device() {
+	compgen -G '/sys/class/net/probe-*'
 }
 
-# Its namespace, as a watcher leaves it that was killed, or that was not the unit's.
+another_probe_device() { # FORMER
+	local device
+	device=$(probe_device) && [[ $device != "$1" ]]
+}
+
+# The network namespace of a watcher that was killed, and was not the unit's: it is among the host's mounts. The unit can
+# take its device off, and perhaps not its file.
 stops_with_probes_left() {
+	local netns=xdp_lb-default-probe former
 	sed -i 's/^check web icmp/check web tcp to vip/; /^service/s/$/ mode dsr/' /etc/xdp-lb/veth6.conf
 	systemctl mask --runtime xdp-lb-health@veth6 && systemctl start xdp-lb@veth6 || return
 	xdp-lb watch &>/run/watch.log &
-	await has_probes && kill -KILL $! && stops && systemctl unmask --runtime xdp-lb-health@veth6
+	await probe_device && kill -KILL $! && former=$(probe_device) && findmnt "/run/netns/$netns" || return
+	systemctl unmask --runtime xdp-lb-health@veth6 && systemctl start xdp-lb-health@veth6 && await another_probe_device "$former" &&
+		all_is_up && systemctl stop xdp-lb@veth6 || return
+	! probe_device || return
+	[[ ! -e /run/netns/$netns ]] || ip netns del "$netns"
+	await nothing_is_left
 }
 
 follows_its_device() {
@@ -217,7 +229,7 @@ checks() {
 	check "an address that the host does not take fails nothing else" missing_address_fails_nothing
 	check "a killed watcher comes back" killed_watcher_comes_back
 	check "stop leaves nothing" stops
-	check "stop takes off what a killed watcher has left too" stops_with_probes_left
+	check "what a killed watcher has left among the mounts of the host keeps no unit from its work" stops_with_probes_left
 	check "enabled, it stops and starts with its device" follows_its_device
 	check "and stops" stops
 	((failed == 0)) || systemctl --no-pager status 'xdp-lb*' 2>&1 | head -n 90 || true
