@@ -186,6 +186,13 @@ def age(balancer, packet, sent, seconds):
         balancer.age_flow(key, seconds)
 
 
+def forget(balancer, packet, sent):
+    """Removes a flow's entries, so that no later packet meets what was peculiar about it, like its interface."""
+    for key in keys(balancer, packet, sent):
+        if balancer.flow(key):
+            balancer.forget_flow(key)
+
+
 # --- Octets ---
 
 
@@ -211,17 +218,23 @@ def checksum_at(packet):
 def all_sums(frame, packet):
     """What a right rewrite leaves as it is, however wrong the packet: the ones' complement sums
     that its checksums are about, in a frame with the headers of `packet`. (For IPv6 over the
-    extension headers too, which do not change.)"""
+    extension headers too, which do not change.) Of UDP without a checksum, that it has none."""
     ip = frame[packet.ip_offset :]
     later = is_later(frame, packet)
+    none = [word_at(frame, checksum_at(packet))] if is_without_checksum(frame, packet) else []
     if packet.family == 6:
-        return [] if later else [checksum(ip[8 : 40 + int.from_bytes(ip[4:6], "big")])]
+        return [] if later else none or [checksum(ip[8 : 40 + int.from_bytes(ip[4:6], "big")])]
     header = 4 * (ip[0] & 15)
     if later:
         return [checksum(ip[:header])]
     body = ip[header : int.from_bytes(ip[2:4], "big")]
     addresses = b"" if packet.word == "icmp" else ip[12:20]
-    return [checksum(ip[:header]), checksum(addresses + body)]
+    return [checksum(ip[:header]), *(none or [checksum(addresses + body)])]
+
+
+def is_without_checksum(frame, packet, at=None):
+    """UDP's header has 0 there. `at` is where, if not in the packet's own."""
+    return packet.word == "udp" and word_at(frame, at or checksum_at(packet)) == b"\0\0"
 
 
 def is_later(frame, packet):

@@ -390,11 +390,11 @@ member_states() { # SERVICE
 
 @test "a backend that leaves the file is drained, and goes with a sweep when it has no flows; or at once" {
 	web
-	on h1 ping -c 20 -i 0.01 -W 1 10.0.0.10 >"$BATS_TEST_TMPDIR/ping" # so the service is used
+	on h1 ping -c 20 -i 0.01 -W 5 10.0.0.10 >"$BATS_TEST_TMPDIR/ping" # so the service is used
 	lb backend 10.0.0.3 service echo
 	lb timeout echo 9999
 	lb save >"$CONF"
-	for i in {1..20}; do on h1 ping -c 1 -W 1 10.0.0.10 >>"$BATS_TEST_TMPDIR/ping"; done
+	for i in {1..40}; do on h1 ping -c 1 -W 5 10.0.0.10 >>"$BATS_TEST_TMPDIR/ping"; done
 	sed -i '/10.0.0.3 service echo/d' "$CONF"
 	lb apply "$CONF"
 	[[ $(member_states echo) == '[["10.0.0.2","active"],["10.0.0.3","leaving"]]' ]]
@@ -411,7 +411,7 @@ member_states() { # SERVICE
 	# One that comes back while it leaves just stays.
 	lb backend 10.0.0.3 service echo
 	lb timeout echo 9999
-	for i in {1..20}; do on h1 ping -c 1 -W 1 10.0.0.10 >>"$BATS_TEST_TMPDIR/ping"; done
+	for i in {1..40}; do on h1 ping -c 1 -W 5 10.0.0.10 >>"$BATS_TEST_TMPDIR/ping"; done
 	sed -i 's/^timeout echo.*/timeout echo 9999/' "$CONF"
 	lb apply "$CONF"
 	[[ $(member_states echo) == *'["10.0.0.3","leaving"]'* ]]

@@ -171,8 +171,8 @@ everything() {
 @test "veth: the other end, where nobody can look" {
 	start_on lb "$BATS_TEST_TMPDIR/out" unshare --net sleep 60
 	other=$!
-	await 5 [ "$(readlink /proc/self/ns/net)" != "" ]
-	await 5 is_in_another "$other"
+	await 30 [ "$(readlink /proc/self/ns/net)" != "" ]
+	await 30 is_in_another "$other"
 	ip -n "${PREFIX}lb" link add far type veth peer name near netns "$other"
 	number=$(nsenter --net="/proc/$other/ns/net" ip -j link show near | jq '.[0].ifindex')
 	examine far
@@ -223,7 +223,7 @@ is_in_another() { # PID
 	ip -n "${PREFIX}lb" addr add 10.5.0.10/24 dev br0
 	lb service direct tcp 10.0.0.21:80 mode dsr
 	lb backend 10.5.0.3 service direct
-	await 5 has_neighbour 10.5.0.3
+	await 30 has_neighbour 10.5.0.3
 	examine
 	finds redirect problem "backends are reached by br0"
 	bash -c "$COMMAND"

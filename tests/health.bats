@@ -713,6 +713,9 @@ told() { # STATE
 	all_well direct
 	becomes web 10.0.0.2 down # nobody serves there
 	becomes web 10.0.0.3 down
+	said any 10.0.0.3 down ''
+	said web 10.0.0.2 down ''
+	said web 10.0.0.3 down ''
 	before=$(states)
 	: >"$SAID"
 	for ((i = 0; i < kills; i++)); do

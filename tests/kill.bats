@@ -124,10 +124,11 @@ names() {
 
 # Starts a step and kills it, alone or with its children: at a moment of its usual duration, or after
 # one of its changes. Sets STATUS, 137 if it was killed before its end.
+# Every other time after a change, which is never too late, else at any moment.
 kill_step() { # STEP
 	local what=leader
 	((RANDOM % 2)) || what=0
-	if ((COUNT[$1] && RANDOM % 2)); then
+	if ((COUNT[$1] && tried % 2)); then
 		kill_after_change "$1" "$what" $((RANDOM % COUNT[$1] + 1))
 	else
 		kill_after_time "$1" "$what" $((RANDOM % (USUAL[$1] + 20)))
@@ -176,7 +177,7 @@ repeat_step() { # STEP
 
 # Whoever answers: a backend, or the host while there is none.
 answers() { # ADDRESS
-	on h1 ping -n -q -c 1 -W 1 "$1" >/dev/null || { echo "$1 does not answer" && false; }
+	on h1 ping -n -q -c 1 -W 5 "$1" >/dev/null || { echo "$1 does not answer" && false; }
 }
 
 # The longest run of packets without an answer, in a ping's output.

@@ -97,7 +97,7 @@ change_all() {
 	[[ $(servers) == "${s[*]:1}" ]]
 	change backend "$drained" service "$name" weight 4
 	order rounds 2
-	order news 100
+	order news 300 # one of thirteen is for the lightest
 	[[ $(servers) == "${s[*]}" ]]
 	change sweep
 	order rounds 2

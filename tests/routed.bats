@@ -370,7 +370,7 @@ traceroute_finds_the_way() { # KIND
 probes_find_mtu_and_service() { # KIND
 	run -0 on c1 traceroute -n -N 1 -w 1 -m 8 --mtu -p "$CLOSED" "${VIP[$1]}"
 	output_has F=1300
-	on c1 mtr -n --tcp -P "$HELLO" -c 1 -G 0.5 -i 0.2 -m 8 -j "${VIP[$1]}" |
+	on c1 mtr -n --tcp -P "$HELLO" -c 1 -G 2 -i 0.2 -m 8 -j "${VIP[$1]}" |
 		jq -e --arg vip "${VIP[$1]}" '.report.hubs[-1] | .host == $vip and ."Loss%" == 0'
 }
 

@@ -118,11 +118,11 @@ client_knows() { # ADDRESS MAC
 # The name of a session that this host serves: of so many one is likely to be.
 session_on() { # HOST
 	local i
-	for i in {1..20}; do
+	for i in {1..40}; do
 		open_session "$1-$i" 10.0.0.20 80
 		[[ $(session_host "$1-$i") != "$1" ]] || { SESSION=$1-$i && return; }
 	done
-	fail "none of 20 sessions is on $1"
+	fail "none of 40 sessions is on $1"
 }
 
 # Of the service `echo` and of the backend that has it: packets and octets to backends and back, and
@@ -151,7 +151,12 @@ echo_figures() {
 	# Frames of 14 + 20 + 8 + 100 octets, and a flow for each of three sockets.
 	[[ $(paste <(echo_figures) - <<<"$before" | awk '{ print $1 - $2 }' | xargs) == "15 2130 15 2130 15 2130 15 2130 3" ]]
 	(($(backend_figure 10.0.0.3:7 .active) >= 3))
-	(($(backend_figure 10.0.0.2:8080 .active) < active))
+	await 30 active_is_below "$active"
+}
+
+active_is_below() { # NUMBER
+	take_status
+	(($(backend_figure 10.0.0.2:8080 .active) < $1))
 }
 
 # It is read some time after it says so.
@@ -235,7 +240,7 @@ session_is_over() { # NAME
 	say_in_session "$SESSION" "after the others"
 
 	lb backend 10.0.0.2:8080 service web
-	[[ $(who_serves 10.0.0.20 80 20) == $'h2\nh3' ]]
+	[[ $(who_serves 10.0.0.20 80 40) == $'h2\nh3' ]]
 	say_in_session "$SESSION" "with the others"
 
 	lb backend del 10.0.0.2:8080

@@ -266,7 +266,7 @@ def test_an_idle_flow_is_told_so(balancer, drained, family):
 @both_families
 def test_flows_that_are_always_remembered_stay_when_their_slot_moves(balancer, family):
     name, (old, now) = ALWAYS.name(family), (one.ip(family) for one in BACKENDS)
-    packets = [new(ALWAYS, family) for _ in range(20)]
+    packets = [new(ALWAYS, family) for _ in range(40)]
     results = balancer.run_all([packet.frame for packet in packets])
     packet = next(one for one, result in zip(packets, results) if Ether(result.frame).dst == BACKENDS[0].mac)
     balancer.lb("backend", "drain", old, "service", name)
@@ -302,7 +302,7 @@ def test_random_packets_of_all_kinds_become_what_the_program_says(balancer, drai
     """In a random order of flags, so that flows begin, go on and end. The program itself, as lb.sh takes its time."""
     rng = random.Random(f"explain {family}")
     pool = [new(service, family, src=far(family, rng.randrange(1, 250))) for service in (*SERVICES, *WRAPPED, *FURTHER) for _ in range(2)]
-    pool += [packet for packet in drained for _ in range(3)]
+    pool += [packet for packet in drained[:10] for _ in range(3)]  # as many whatever the balancer's seed
     explain_id = balancer.bpftool("prog", "show", "pinned", f"{balancer.maps}/control/explain")["id"]
     whys = set()
     chosen = [new(WEB, family).flags("R")]
@@ -319,7 +319,8 @@ def test_random_packets_of_all_kinds_become_what_the_program_says(balancer, drai
         else:
             assert result.frame == packet.frame
     reasons = {"WHY_SLOT", "WHY_NEW", "WHY_BASE", "WHY_SYN", "WHY_FLOW"}
-    assert {why for why, reason in whys if reason == "REASON_FORWARDED"} == reasons
+    found = {why for why, reason in whys if reason == "REASON_FORWARDED"}
+    assert reasons <= found <= reasons | {"WHY_PASSIVE"}  # which needs two SYNs a quarter of a second apart
     assert "REASON_NO_FLOW" in {reason for _, reason in whys}
 
 
@@ -362,6 +363,7 @@ def test_a_port_of_a_flow_that_is_over_is_taken(balancer, two_ports, family):
 
 
 @both_families
+@pytest.mark.usefixtures("slow_clock")
 def test_a_flow_that_lost_one_of_its_entries_keeps_its_port(balancer, family):
     packet = new(WEB, family)
     port = check(balancer, packet)["leaves"]["source_port"]

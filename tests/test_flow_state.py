@@ -12,6 +12,7 @@ from checks import (
     assert_left,
     both_families,
     cases,
+    forget,
     keys,
     send,
     send_back,
@@ -113,6 +114,7 @@ def test_a_reset_of_no_known_flow_is_left_to_the_host_and_begins_none(balancer, 
 
 @both_families
 @nat_services
+@pytest.mark.usefixtures("slow_clock")
 def test_a_flow_that_lost_an_entry_goes_on_and_is_not_opened_again(balancer, family, service):
     [packet] = service.packets(family, 1)
     [sent] = send(balancer, packet)
@@ -289,11 +291,6 @@ def test_services_do_not_take_source_ports_from_each_other(balancer, family):
         send_back(balancer, [answer(one) for one in sent], packets)
 
 
-def forget(balancer, packet, sent):
-    for key in keys(balancer, packet, sent):
-        balancer.forget_flow(key)
-
-
 @both_families
 @pytest.mark.usefixtures("two_ports")
 def test_a_connection_that_starts_again_has_the_port_that_it_had(balancer, family):
@@ -384,7 +381,7 @@ def test_a_long_search_that_finds_a_port_is_not_repeated_at_once(balancer):
     ports = range(20000, 24000)
     names = "nat_port_first", "nat_port_last"
     old = {name: balancer.settings[name] for name in names}
-    [packet, *others] = WEB.packets(4, 31)
+    [packet, *others] = WEB.packets(4, 301)  # until both kinds of search were seen: three in four are long
     [sent] = send(balancer, packet)
     taken = bytes(int(octet, 16) for octet in balancer.lookup("flows", keys(balancer, packet, sent)[1])["value"])
     port_keys = [balancer.flow_key(sent.dst, sent.src, sent.dport, port, 6) for port in ports]
@@ -397,6 +394,8 @@ def test_a_long_search_that_finds_a_port_is_not_repeated_at_once(balancer):
         balancer.change_settings(**dict(zip(names, (ports[0], ports[-1]))))
         try:
             for other in others:
+                if len(set(searches)) == 2:
+                    break
                 delete(flows, free)
                 balancer.change("targets", backend, "target", exhausted=0)
                 for _, found in send_or_drop(balancer, [other])[0]:

@@ -24,12 +24,14 @@ from checks import (
     cases,
     cut,
     every_service,
+    is_without_checksum,
     keys,
     mutations,
     patched,
     send,
     send_back,
     unique,
+    word_at,
 )
 from frames import (
     DNAT_VIPS,
@@ -360,10 +362,12 @@ def both_sums(frame, error):
     length = error.ip_offset + (2 if error.family == 4 else 4)
     if frame[length : length + 2] < error.frame[length : length + 2]:
         return all_sums(frame, error)  # less is quoted now, perhaps without the checksum
+    at = header + about.checksum_offset
+    none = [word_at(frame, at)] if is_without_checksum(frame, about, at) else []
     if error.family == 6:
-        return all_sums(frame, error) + [checksum(frame[start + 8 : end])]
+        return all_sums(frame, error) + (none or [checksum(frame[start + 8 : end])])
     addresses = b"" if isinstance(about, Echo) else frame[start + 12 : start + 20]
-    sums = [checksum(frame[start:header]), checksum(addresses + frame[header:end])]
+    sums = [checksum(frame[start:header]), *(none or [checksum(addresses + frame[header:end])])]
     return all_sums(frame, error) + sums
 
 

@@ -20,6 +20,7 @@ from checks import (
     both_families,
     cases,
     check_forwarded,
+    forget,
     keys,
     patched,
     per_backend,
@@ -248,6 +249,7 @@ def test_clients_with_the_same_identifier_do_not_get_in_each_others_way(balancer
 
 
 @both_families
+@pytest.mark.usefixtures("slow_clock")
 def test_the_first_packets_of_a_flow_on_two_cpus_at_once_make_one_flow(balancer, family):
     """Each run has a processor of its own: on one they would take turns, whole packets at a time."""
     frames = [echo.frame for echo in requests(family, 1000)]
@@ -268,6 +270,7 @@ def test_a_flow_older_than_a_second_is_confirmed_and_follows_the_clients_mac(bal
 
 
 @both_families
+@pytest.mark.usefixtures("slow_clock")
 @pytest.mark.parametrize("lost", [0, 1], ids=["to the backend", "to the client"])
 def test_an_entry_that_was_evicted_comes_again_as_it_was(balancer, family, lost):
     [echo] = requests(family, 1)
@@ -286,6 +289,7 @@ def test_from_one_interface_to_another_is_a_redirect(balancer, family, other_ifi
     reply = answer(sent)
     assert_result(balancer.run(reply.frame), Verdict.REDIRECT, returned(reply, echo).frame)
     assert_result(balancer.run(reply.frame, other_ifindex), Verdict.TX, returned(reply, echo).frame)
+    forget(balancer, echo, sent)
 
 
 # --- Backends come and go ---

@@ -333,7 +333,9 @@ def test_it_goes_on_until_one_answers(balancer, silence, family):
     [packet] = PASSIVE.packets(family, 1)
     sent = send(balancer, packet)
     met = {name_in(sent)}
-    for _ in range(20):
+    for turn in range(80):
+        if turn >= 20 and met == set(names(family)):
+            break
         before, sent = name_in(sent), again(balancer, packet, sent)
         assert name_in(sent) != before
         met.add(name_in(sent))
@@ -346,7 +348,7 @@ def test_a_copy_of_a_syn_moves_nothing(balancer, silence, family):
     sent = send(balancer, packet)
     added = Added(balancer, *ALL)
     hz = balancer.settings["hz"]
-    for jiffies in (0, hz // 4 - 1000):
+    for jiffies in (0, hz // 4 - 10000):
         move_back(balancer, packet, sent, jiffies)
         assert send(balancer, packet) == sent
     assert added.get() == {"repeated": {name_in(sent): 2}}
@@ -494,9 +496,9 @@ def test_one_connection_a_second_finds_out(balancer, silence):
     silence.begin(name, probed=False)
     went = where(balancer, *packets[:10])
     assert went[0] == name and name not in went[1:]
-    silence.put(name, probed=silence.get(name, "probed") - balancer.settings["hz"] + 1000)
+    silence.put(name, probed=silence.get(name, "probed") - balancer.settings["hz"] + 10000)
     assert name not in where(balancer, *packets[10:15])
-    silence.put(name, probed=silence.get(name, "probed") - 1000)
+    silence.put(name, probed=silence.get(name, "probed") - 10000)
     went = where(balancer, *packets[15:20])
     assert went[0] == name and name not in went[1:]
 
@@ -582,7 +584,7 @@ def test_the_slots_of_a_silent_backend_are_spread_over_the_others(balancer, sile
     silence.begin(name)
     shares = Counter(where(balancer, *packets))
     assert set(shares) == set(others)
-    assert min(shares.values()) >= 5
+    assert min(shares.values()) >= 2
 
 
 def test_by_source_all_of_a_clients_connections_go_to_the_same(balancer, silence):

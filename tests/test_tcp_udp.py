@@ -17,6 +17,7 @@ from checks import (
     cases,
     check_forwarded,
     checksum_at,
+    forget,
     keys,
     patched,
     per_backend,
@@ -134,6 +135,7 @@ def test_from_one_interface_to_another_is_a_redirect(balancer, family, service, 
     assert_result(balancer.run(reply.frame), way_back, expected)
     other_way = Verdict.TX if way_back == Verdict.REDIRECT else Verdict.REDIRECT
     assert_result(balancer.run(reply.frame, other_ifindex), other_way, expected)
+    forget(balancer, packet, sent)
 
 
 @both_families
@@ -149,7 +151,8 @@ def test_a_frame_too_big_for_another_interface_is_dropped(balancer, family, serv
             result = balancer.run(too_big.but(tags=tags).frame, other_ifindex)
         assert result == (Verdict.DROP, too_big.but(tags=tags).frame)
         assert added == {f"{service.name(family)} too_big": 1}
-    send(balancer, too_big)  # by the way it came
+    [sent] = send(balancer, too_big)  # by the way it came
+    forget(balancer, too_big, sent)
 
 
 # --- Checksums at the ends of ones' complement arithmetic ---
@@ -374,9 +377,8 @@ def test_in_mode_dnat_an_answer_goes_by_the_hosts_routes(balancer, family, servi
 @dnat_services
 def test_in_mode_dnat_an_answer_without_a_way_is_left_or_dropped(balancer, family, service):
     _, reply = dnat_answer(balancer, service, family)
-    own = reply.but(dst=LB.ip(family))  # as if the balancer's host had asked
-    if service is DNAT_PING:
-        own = own.but(id=balancer.settings["nat_port_last"] + 1)
+    # As if the balancer's host had asked, from a port that no flow has got.
+    own = reply.but(dst=LB.ip(family)).with_ports(reply.ports[0], balancer.settings["nat_port_last"] + 1)
     assert_left(balancer, [own.frame], {})
     for destination, reason in ((NO_ROUTE[family], "no_route"), (NOBODY.ip(family), "unresolved")):
         check = assert_left if reason == "no_route" else assert_dropped

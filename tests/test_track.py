@@ -185,8 +185,8 @@ def test_a_packet_of_an_unchanged_slot_is_not_looked_up_during_a_change(lab):
     unmoved = [(packet, one) for packet, one in connections if one != THIRD]
     lab.stay(connections)
     remembered = [bool(lab.flow(packet)) for packet, _ in connections]
-    # The method itself moves up to 0.6% of the other slots.
-    assert sum(remembered) <= len(connections) - len(unmoved) + 2
+    # The method itself moves some of the other slots, with a few seeds several of a hundred (docs/ring.md).
+    assert sum(remembered) <= len(connections) - len(unmoved) + 8
     packet = next(packet for packet, _ in unmoved if not lab.flow(packet))
     plant(lab, packet, THIRD)
     lab.stay(unmoved)
