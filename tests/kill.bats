@@ -123,8 +123,7 @@ names() {
 }
 
 # Starts a step and kills it, alone or with its children: at a moment of its usual duration, or after
-# one of its changes. Sets STATUS, 137 if it was killed before its end.
-# Every other time after a change, which is never too late, else at any moment.
+# one of its changes, which is every other time, as that is never too late. Sets STATUS, 137 if it was killed before its end.
 kill_step() { # STEP
 	local what=leader
 	((RANDOM % 2)) || what=0
