@@ -7,7 +7,7 @@ declare -A HOOK_ENDS=()  # and when it is over at the latest
 declare -A HOOK_AFTER=() # and the next one waits until then
 declare -A HOOK_LIST=()  # the number of a list that may not know yet what they were told
 declare -A HOOK_OF=()    # the service's name: an id is used again
-declare -A CHANGES=()    # lines "BACKEND up|down WHY" that `change` has yet to be run for
+declare -A CHANGES=()    # lines "LIST BACKEND up|down WHY" that `change` has yet to be run for; that LIST may not know it yet
 declare -A LAST_WHY=()
 
 HOOK_SECONDS=30 HOOK_NUMBER=0
@@ -25,29 +25,30 @@ watch_hook_services() {
 }
 
 # After the list was read. What `up` and `down` do follows from what the service is and what they were told last, so one that
-# was killed on its way is run again. While `health` is being told something, the list may know what we have not heard yet, which is why
-# a service changed; there will be another list then.
+# was killed on its way is run again.
 watch_hooks() {
 	local id
-	[[ -z $REPORT ]] || return 0
 	for id in "${!SERVICE[@]}"; do
 		[[ -n ${HOOKING[$id]:-} ]] || watch_hook "$id"
 	done
 }
 
-# What a service is goes before what its members are, of which there may be many to be told.
+# What a service is goes before what its members are, of which there may be many to be told. While `health` is being told something,
+# the list may know what we have not heard yet, which is why a service changed; there will be another list then.
 watch_hook() { # ID
-	local name protocol vip port state told up all change backend why
+	local name protocol vip port state told up all change list backend why
 	[[ -n ${SERVICE[$1]:-} ]] || return 0
 	((NOW >= ${HOOK_AFTER[$1]:-0} && ${LISTED##*/} > ${HOOK_LIST[$1]:-0})) || { LIST_WANTED=1 && return; }
 	read -r name protocol vip port state told up all <<<"${SERVICE[$1]}"
 	if [[ $state == @(up|down) && $state != "$told" ]]; then
+		[[ -z $REPORT ]] || return 0
 		why=${LAST_WHY[$1]:-}
 		watch_hook_begin "$1" "$state"
 	elif [[ -n ${CHANGES[$1]:-} ]]; then
 		change=${CHANGES[$1]%%$'\n'*}
+		read -r list backend state why <<<"$change"
+		((${LISTED##*/} > list)) || { LIST_WANTED=1 && return; } # how many are up is as of before
 		CHANGES[$1]=${CHANGES[$1]#*$'\n'}
-		read -r backend state why <<<"$change"
 		watch_hook_begin "$1" change
 	fi
 }

@@ -133,7 +133,7 @@ watch_tell() {
 		id=${key%:*}
 		printf '%s %s in %s: %s\n' "$endpoint" "$state" "$name" "$why$(watch_more "$key" "$state")" >&2 || true
 		LAST_WHY[$id]="$endpoint $state: $why"
-		[[ -z ${HOOK["$id:change"]:-} || ${MEMBER[$key]:-} == *' down' ]] || CHANGES[$id]+="$endpoint $state $why"$'\n'
+		[[ -z ${HOOK["$id:change"]:-} || ${MEMBER[$key]:-} == *' down' ]] || CHANGES[$id]+="$LIST_NUMBER $endpoint $state $why"$'\n'
 	done <"$WORK/reported"
 }
 
