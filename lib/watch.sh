@@ -41,8 +41,8 @@ watch_begin() {
 	local both words
 	watch_lock
 	WORK=${RUNTIME_DIRECTORY:-/run}/xdp-lb-watch-$INSTANCE
-	rm -rf "$WORK".* # of one that was killed
-	WORK+=.$$        # what it had under way may not end in what is ours
+	rm -rf "$WORK".* 2>/dev/null || rm -rf "$WORK".* || true # of one that was killed, which may have left something at work
+	WORK+=.$$                                                # what it had under way may not end in what is ours
 	mkdir -m 700 "$WORK" || die "$WORK cannot be made"
 	trap watch_end EXIT
 	trap 'STOP=1' INT TERM # bash 5.2 crashes at times of `exit` in here

@@ -249,10 +249,10 @@ watch_probe_exec() { # ID ADDRESS PORT SOURCE|''
 	local said='' status=0 file=$WORK/said-exec.$1.$endpoint
 	CLIENT='exec'
 	LB_SERVICE=$name LB_BACKEND=$endpoint LB_ADDRESS=$2 LB_PORT=$3 LB_VIP=$vip LB_TIMEOUT=$TIMEOUT LB_SOURCE=$4 \
-		"${WAY[@]}" timeout -s KILL "$TIMEOUT" sh -c "${CHECK_RUN[$1]}" >"$file" 2>&1 </dev/null {SAY}>&- || status=$?
+		"${WAY[@]}" timeout -s KILL "$TIMEOUT" sh -c "${CHECK_RUN[$1]}" 2>/dev/null >"$file" 2>&1 </dev/null {SAY}>&- || status=$?
 	read -r said 2>/dev/null <"$file" || true
 	((status == 0)) || printf '%4096s' '' 2>/dev/null >>"$file" || TROUBLE="there is no room in $WORK for what it prints"
-	: >"$file"
+	: 2>/dev/null >"$file"
 	((status != 0)) || return 0
 	said=${said//[^ -~]/ }
 	case $status in
