@@ -242,12 +242,13 @@ instances_here() {
 		[[ $instance == "$INSTANCE" ]] || (
 			BATCH=() CHECKS=() # these are the parent's to do
 			MAPS=$ROOT/$instance/tc/globals
+			STATE_MAPS=(settings) # one elsewhere may have many backends
 			state_read
 			((STATE_NETNS == $NETNS_INODE)) || exit 0
-			case $1 in
-			forwarding) echo "${STATE_FORWARDING[*]}" ;;
-			neighbours) printf '%s\n' "${BACKEND_MANAGED[@]}" ;;
-			esac
+			[[ $1 == neighbours ]] || { echo "${STATE_FORWARDING[*]}" && exit; }
+			STATE_MAPS=(backends)
+			state_read
+			printf '%s\n' "${BACKEND_MANAGED[@]}"
 		)
 	done
 }

@@ -217,7 +217,7 @@ upgrade_netns() {   # DIR
 	[[ -d $1 ]] || MAPS=$1+/tc/globals
 	CONTROL=$MAPS/control
 	state_clear
-	(state_read) 2>/dev/null && state_read
+	(state_read) 2>/dev/null && state_read 2>/dev/null
 	echo "$STATE_NETNS"
 }
 
