@@ -13,12 +13,13 @@ KERNELS=(6.1 6.12)
 # there may be, ids of QUIC, what becomes of a configuration and of states of health. So is what waits for seconds of
 # its own, and finds a machine too slow for them.
 shopt -s extglob
-TESTS=(tests/test_!(limits|quic|config|health).py tests/{ping,services,ports,routed,traffic,direct,peers,vlan,netem}.bats)
-# And some of the tests of a file: changes of backends of which none is killed, where maps are carried over, and the way of
-# health probes without a watcher.
+TESTS=(tests/test_!(limits|quic|config|health|explain).py tests/{ping,services,ports,routed,traffic,direct,peers,vlan,netem}.bats)
+# And some of the tests of a file: changes of backends of which none is killed, where maps are carried over, the way of
+# health probes without a watcher, and whether the program that explains goes the way of the one that forwards.
 SOME='^connections in mode [a-z]+ live through every change|^the same over IPv6$|carried over|counters go on'
 SOME+='|each probe reaches|more than one segment|right on the wire|^pings, and DNS|is cut off|takes it along'
-SOME_TESTS=(-f "$SOME" tests/{ring,upgrade,probe}.bats)
+SOME+='|^test_random_packets_of_all_kinds'
+SOME_TESTS=(-f "$SOME" tests/{ring,upgrade,probe}.bats tests/test_explain.py)
 # All is some twenty times slower there. Of the packets of all shapes one of seven, a number that no count of parameters divides:
 # the shapes are this program's matter, and not a kernel's. Of each test at least one over IPv4 and one over IPv6.
 SHORTER=(SAMPLE=7 FRAMES=6000 FLOOD=10000 CONNECTIONS=40 PAUSE=1 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60)
