@@ -68,7 +68,7 @@ start_on() { # HOST FILE CMD...
 end_jobs() {
 	local pid
 	for pid in $(jobs -pr); do
-		kill -KILL "$pid"
+		kill -KILL "$pid" 2>/dev/null || true # it may end meanwhile
 	done
 	wait
 }

@@ -109,8 +109,8 @@ talks() { # BACKEND
 
 	echo "# of $(arrivals_with -1000 1) connections $(arrivals_with 0 '$3') were asked for again, $(arrivals_with 1 '$3') of the $(arrivals_with 1 1) that began a second after the cut" >&3
 	out_of_the_ordinary
-	# Who was connected to the victim already has no SYN to send again.
-	(($(arrivals_with -1000 '$4 != "ok" && ($2 < 0 || $1 + $2 > cut)') == 0))
+	# Who was connected to the victim already has no SYN to send again. When exactly it was connected is not known.
+	(($(arrivals_with -1000 '$4 != "ok" && ($2 < 0 || $3 || $1 > cut)') == 0))
 	(($(arrivals_with 0 '$3') > 0))
 	(($(arrivals_with 1 1) > RATE))
 	(($(arrivals_with 1 '$3') <= $(seconds_of_arrivals) + $(dropped) - DROPPED)) # those that find out

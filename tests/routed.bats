@@ -316,7 +316,7 @@ end_capture() {
 		end_capture
 		# From the VIP, which hides who is behind it.
 		grep -q "${VIP[$kind]} > $(c1_address "$kind"): .*1300" "$CAPTURED"
-		! grep -E 'bad|wrong|incorrect' "$CAPTURED"
+		run ! grep -wE 'bad|wrong|incorrect' "$CAPTURED"
 	done
 }
 

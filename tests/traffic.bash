@@ -164,10 +164,6 @@ serve_datagrams() { # HOST PORT
 	start_server "$1" udp "$2" /usr/bin/python3 "$TOP/tests/peer.py" echo "$2"
 }
 
-serve_iperf() { # HOST
-	start_server "$1" tcp 5201 iperf3 -s
-}
-
 # DNS: who.test has the host's name; big.test is more than what clients take by UDP unasked, 1232
 # octets, and huge.test more than what fits into one frame.
 serve_dns() { # HOST

@@ -43,7 +43,6 @@ teardown() {
 # The first one, as iperf3 measures UDP too with the help of a TCP connection, and both must lead to one host.
 @test "iperf3 measures TCP and UDP in both directions" {
 	local vip
-	serve_iperf h2
 	for vip in "${VIPS[@]}"; do
 		measure "$vip" -n 20M
 		measure "$vip" -n 20M -R
@@ -52,12 +51,15 @@ teardown() {
 	done
 }
 
-# A receiver that comes late loses some of UDP, and of TCP does not count what comes after the end.
+# Each has a server of its own, as one that is about to listen again resets who comes then. A receiver that comes late loses some of UDP,
+# and of TCP does not count what comes after the end.
 measure() { # ADDRESS OPTION...
 	local report=$BATS_TEST_TMPDIR/iperf
+	start_server h2 tcp 5201 iperf3 -s -1
 	on h1 iperf3 -J -c "$1" "${@:2}" >"$report" || fail "$*: $(<"$report")"
-	jq -e '.end.sum_sent.bytes > 1000000 and .end.sum_received.bytes > 500000' "$report" >/dev/null ||
+	jq -e '.end.sum_sent.bytes > 1000000 and .end.sum_received.bytes > 200000' "$report" >/dev/null ||
 		fail "$*: $(jq -c '.end | .sum_sent, .sum_received' "$report")"
+	wait # for the server
 }
 
 @test "a file of 500 MB arrives whole, in both modes over both families" {
