@@ -27,7 +27,7 @@ SOME+='|^test_random_packets_of_all_kinds'
 SOME_TESTS=(-f "$SOME" tests/{ring,upgrade,probe,ping}.bats tests/test_explain.py)
 # All is some twenty times slower there. Of the packets of all shapes one of eleven, a number that no count of parameters
 # divides: the shapes are this program's matter, and not a kernel's. Of each test at least one over IPv4 and one over IPv6.
-SHORTER=(SAMPLE=11 FRAMES=6000 FLOOD=5000 CONNECTIONS=40 PAUSE=1 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60)
+SHORTER=(SAMPLE=11 FRAMES=6000 FLOOD=5000 CONNECTIONS=40 PAUSE=1 BIG=20000000 CLIENTS=100 LOAD_SECONDS=60 SLOWER=4)
 # For `quick`: of each kind of packet, mode and family one, a ring, and the article's lab.
 QUICK_TESTS=(tests/test_{packets,tcp_udp,icmp_errors,fragments,direct,decap,ring}.py tests/ping.bats)
 QUICK='^test_a_request_goes_to_a_backend_and_the_reply_comes_back.IPv., (without a tag|eight.*with a service tag and a tag)'
@@ -174,7 +174,7 @@ trap 'for pid in $(jobs -pr); do kill -- "-$pid"; done 2>/dev/null; wait; exit 1
 mapfile -t OBJECTS < <(build "$WORK" "${COMPILERS[@]}")
 ((${#OBJECTS[@]} == ${#COMPILERS[@]})) || exit 1
 HERE=$(uname -r)
-((${#WORDS[@]} == 0)) || echo "what tests print comes to $WORK/{${KERNELS[*]}}/*/reports, until they are done"
+((${#WORDS[@]} == 0)) || echo "what tests print comes to $WORK/*/tmp.*/reports, until they are done"
 inside here 600 "${OBJECTS[@]}" >"$WORK/log-here" || touch "$WORK/failed-here"
 set -m # each has a process group of its own
 for kernel in "${KERNELS[@]}"; do

@@ -34,7 +34,7 @@ import sys
 
 PARALLEL = 100  # connections at a time
 PORTS = range(5000, 65536)
-PATIENCE = 10  # seconds; a SYN that was lost is sent again after 1, 3, 7
+PATIENCE = 10 * int(os.environ.get("SLOWER", "1"))  # seconds; a SYN that was lost is sent again after 1, 3, 7
 PAUSE = float(os.environ.get("PAUSE", "0.4"))  # seconds at most, between two lines of a talk
 
 
