@@ -221,12 +221,12 @@ undo() {
 
 # The kernel tells the bridge about a new carrier a moment later.
 await_lab() {
-	local fault end=$((SECONDS + 10))
+	local fault end=$((SECONDS + 30))
 	while
 		fault=$(lab_fault)
 		[[ -n $fault ]]
 	do
-		((SECONDS < end)) || die "built, but still not usable after 10 s: $fault"
+		((SECONDS < end)) || die "built, but still not usable after 30 s: $fault"
 		sleep 0.02
 	done
 }

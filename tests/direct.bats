@@ -4,6 +4,7 @@
 # Modes dsr, ipip and gue, which a user sees by this: servers see their clients, and answer them past the balancer. The
 # servers are prepared with the commands that `lb.sh backend help` prints, as it prints them.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic

@@ -45,13 +45,17 @@ on() { # HOST CMD...
 	nsenter --net="/run/netns/$PREFIX$1" -- "${@:2}"
 }
 
-# Repeats a command until it succeeds; fails if it does not within that many seconds, or SLOWER times as many on a machine
-# that is so much slower.
+# What a limit is here: SLOWER times as much on a machine that is so much slower.
+limit() { # SECONDS
+	echo $(($1 * ${SLOWER:-1}))
+}
+
+# Repeats a command until it succeeds; fails if it does not within that many seconds (see limit).
 await() { # SECONDS CMD...
-	local end=$((SECONDS + $1 * ${SLOWER:-1}))
+	local end=$((SECONDS + $(limit "$1")))
 	until "${@:2}"; do
 		if ((SECONDS > end)); then
-			echo "not within $(($1 * ${SLOWER:-1})) s: ${*:2}"
+			echo "not within $(limit "$1") s: ${*:2}"
 			return 1
 		fi
 		sleep 0.02

@@ -4,6 +4,7 @@
 # Files that pass a bad network: in both directions packets are late, lost, doubled, and overtake each other. It is
 # made by netem, which not every kernel has; `make test-kernels` runs this where it is.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic

@@ -4,6 +4,7 @@
 # What we wrap, Linux's own tunnel devices unwrap. Not every kernel has them; `make test-kernels` runs this where they
 # are.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic

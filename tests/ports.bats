@@ -4,6 +4,7 @@
 # Mode nat gives each connection to a backend a source port of its own. What a user sees when there
 # are very many connections, or very few ports.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic
@@ -32,15 +33,16 @@ teardown() {
 	end_traffic
 }
 
-@test "60,000 connections at speed from one client to one port, and none is refused" {
+@test "tens of thousands of connections at speed from one client to one port, and none is refused" {
+	local count=${STORM:-60000}
 	serve_http h2 80
 	serve_http h3 80
-	peer h1 storm 10.0.0.20 80 60000
+	peer h1 storm 10.0.0.20 80 "$count"
 	take_status
 	nothing_is_lost
 	# Of about half of them, each has ports for more.
-	(($(opened 10.0.0.2) > 28000 && $(opened 10.0.0.3) > 28000))
-	(($(opened 10.0.0.2) + $(opened 10.0.0.3) == 60000)) || fail "$(opened 10.0.0.2) $(opened 10.0.0.3)"
+	(($(opened 10.0.0.2) > count * 7 / 15 && $(opened 10.0.0.3) > count * 7 / 15))
+	(($(opened 10.0.0.2) + $(opened 10.0.0.3) == count)) || fail "$(opened 10.0.0.2) $(opened 10.0.0.3)"
 }
 
 opened() { # BACKEND

@@ -81,7 +81,7 @@ prober() { # HOST OUTER VIP
 
 # What nginx says to a probe.
 ask() { # HOST OUTER VIP [WORDS of curl...]
-	probes curl -sS --max-time 5 --interface "$(prober "$@")" "${@:4}" "http://$(at_port "$3" 80)/" 2>&1
+	probes curl -sS --max-time "$(limit 5)" --interface "$(prober "$@")" "${@:4}" "http://$(at_port "$3" 80)/" 2>&1
 }
 
 setting() { # NAME
@@ -115,6 +115,7 @@ nothing_is_made() {
 	[[ ! -e /run/netns/xdp_lb-${PREFIX}lb-probe ]] && ! on lb ip -br link | grep probe
 }
 
+# bats test_tags=kernels
 @test "each probe reaches the backend that it is for, in every mode and family, and counts as nobody's" {
 	local before way mode outer number vip host
 	serve_http h2 80
@@ -132,6 +133,7 @@ nothing_is_made() {
 	diff <(echo "$before") <(lb -j status | jq -c '[[.services[] | .traffic], [.backends[] | .opened, .traffic, .flows]]')
 }
 
+# bats test_tags=kernels
 @test "what is more than one segment arrives" {
 	local vip
 	serve_http h2 80
@@ -143,6 +145,7 @@ nothing_is_made() {
 }
 
 # Receivers in the same machine believe a checksum that is yet to be finished, so one is asked that does not.
+# bats test_tags=kernels
 @test "checksums are right on the wire" {
 	serve_http h2 80
 	start_on sw "$BATS_TEST_TMPDIR/tcpdump" tcpdump -nn -vv -l --immediate-mode -i veth3 'dst port 80 and dst host (10.0.0.81 or 2001:db8::81)'
@@ -154,15 +157,16 @@ nothing_is_made() {
 	! grep incorrect "$BATS_TEST_TMPDIR/tcpdump" || fail "wrong checksums"
 }
 
+# bats test_tags=kernels
 @test "pings, and DNS" {
 	local host number
 	serve_names
 	for host in h2 h3; do
 		for number in 81 83 85; do
-			probes ping -n -q -c 2 -i 0.1 -W 2 -I "$(prober "$host" 4 10.0.0.1)" "10.0.0.$number"
-			probes ping -n -q -c 2 -i 0.1 -W 2 -I "$(prober "$host" 4 ::1)" "2001:db8::$number"
-			[[ $(probes dig +short +time=2 +tries=2 -b "$(prober "$host" 4 10.0.0.1)" @10.0.0.$number who.test TXT) == "\"$host\"" ]]
-			[[ $(probes dig +short +time=2 +tries=2 -b "$(prober "$host" 4 ::1)" @2001:db8::$number who.test TXT) == "\"$host\"" ]]
+			probes ping -n -q -c 2 -i 0.1 -W "$(limit 2)" -I "$(prober "$host" 4 10.0.0.1)" "10.0.0.$number"
+			probes ping -n -q -c 2 -i 0.1 -W "$(limit 2)" -I "$(prober "$host" 4 ::1)" "2001:db8::$number"
+			[[ $(probes dig +short +time="$(limit 2)" +tries=2 -b "$(prober "$host" 4 10.0.0.1)" @10.0.0.$number who.test TXT) == "\"$host\"" ]]
+			[[ $(probes dig +short +time="$(limit 2)" +tries=2 -b "$(prober "$host" 4 ::1)" @2001:db8::$number who.test TXT) == "\"$host\"" ]]
 		done
 	done
 }
@@ -183,6 +187,7 @@ nothing_is_made() {
 	probes_work
 }
 
+# bats test_tags=kernels
 @test "a backend that is cut off, or lacks the VIP, does not answer, and others do" {
 	local vip
 	serve_http h2 80
@@ -213,6 +218,7 @@ nothing_is_made() {
 	lb service del other
 }
 
+# bats test_tags=kernels
 @test "an upgrade takes it along" {
 	serve_http h2 80
 	serve_http h3 80

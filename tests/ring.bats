@@ -117,6 +117,7 @@ change_direct() {                       # MODE
 	for host in "${hosts[@]}"; do lb backend del "$(address_of "$host" 4)" service "$1"; done
 }
 
+# bats test_tags=kernels
 @test "connections in mode nat live through every change of backends" {
 	change_all nat 10.0.0.20
 }
@@ -125,6 +126,7 @@ change_direct() {                       # MODE
 	change_all dnat 10.0.0.30
 }
 
+# bats test_tags=kernels
 @test "the same over IPv6" {
 	change_all dnat6 2001:db8::30
 }
@@ -187,6 +189,7 @@ random_file() {
 	change_direct dsr
 }
 
+# bats test_tags=kernels
 @test "connections in mode ipip live through every change of backends" {
 	change_direct ipip
 }

@@ -4,6 +4,7 @@
 # Clients and backends behind routers, the balancer in between with a leg on each side: the lab of
 # netns/routed.sh. Its balancer serves every port of four addresses, one for each mode and family.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 
@@ -297,7 +298,7 @@ end_capture() {
 	for kind in "${KINDS[@]}"; do
 		echo "$kind"
 		forget_mtus
-		on c1 curl -sS --max-time 120 "http://$(at "$kind" "$HTTP")/big" | cmp - "$FILE"
+		on c1 curl -sS --max-time "$(limit 60)" "http://$(at "$kind" "$HTTP")/big" | cmp - "$FILE"
 		knows_mtu b1 "$(seen_by_backends "$kind")" 1400
 	done
 }
@@ -309,7 +310,7 @@ end_capture() {
 		echo "$kind"
 		forget_mtus
 		start_capture c1 to-r1 "icmp or icmp6[icmp6type] = icmp6-packettoobig"
-		on c1 curl -sS --max-time 120 -T "$FILE" "http://$(at "$kind" "$HTTP")/$kind"
+		on c1 curl -sS --max-time "$(limit 60)" -T "$FILE" "http://$(at "$kind" "$HTTP")/$kind"
 		cmp "$FILE" "$BATS_FILE_TMPDIR/b1/$kind"
 		rm "$BATS_FILE_TMPDIR/b1/$kind"
 		knows_mtu c1 "${VIP[$kind]}" 1300
@@ -340,7 +341,7 @@ datagram_returns() { # KIND
 }
 
 port_is_refused() { # KIND
-	run -1 on c1 socat -t 3 -T 3 - "UDP:$(at "$1" "$CLOSED")" <<<"anybody?"
+	run -1 on c1 socat -t "$(limit 3)" -T "$(limit 3)" - "UDP:$(at "$1" "$CLOSED")" <<<"anybody?"
 	output_has "Connection refused"
 }
 
@@ -350,7 +351,7 @@ port_is_refused() { # KIND
 
 # The hops that traceroute finds, with the flags of a TCP answer: "2 192.0.2.10 <syn,ack>".
 hops() { # KIND WORDS...
-	on c1 traceroute -n -q 1 -N 1 -w 1 -m 8 -O info "${@:2}" "${VIP[$1]}" |
+	on c1 traceroute -n -q 1 -N 1 -w "$(limit 1)" -m 8 -O info "${@:2}" "${VIP[$1]}" |
 		awk 'NR > 1 { print $1, $2 ($3 ~ /</ ? " " $3 : "") }'
 }
 
@@ -368,9 +369,9 @@ traceroute_finds_the_way() { # KIND
 }
 
 probes_find_mtu_and_service() { # KIND
-	run -0 on c1 traceroute -n -N 1 -w 1 -m 8 --mtu -p "$CLOSED" "${VIP[$1]}"
+	run -0 on c1 traceroute -n -N 1 -w "$(limit 1)" -m 8 --mtu -p "$CLOSED" "${VIP[$1]}"
 	output_has F=1300
-	on c1 mtr -n --tcp -P "$HELLO" -c 1 -G 2 -i 0.2 -m 8 -j "${VIP[$1]}" |
+	on c1 mtr -n --tcp -P "$HELLO" -c 1 -G "$(limit 2)" -i 0.2 -m 8 -j "${VIP[$1]}" |
 		jq -e --arg vip "${VIP[$1]}" '.report.hubs[-1] | .host == $vip and ."Loss%" == 0'
 }
 
@@ -430,7 +431,7 @@ sent_by() { # DEV
 	for host in c1 c2; do
 		for kind in "${KINDS[@]}"; do
 			start_on "$host" "$BATS_TEST_TMPDIR/$host.$kind" \
-				curl -sS --max-time 120 -r 0-9999999 "http://$(at "$kind" "$HTTP")/big"
+				curl -sS --max-time "$(limit 60)" -r 0-9999999 "http://$(at "$kind" "$HTTP")/big"
 		done
 	done
 	wait

@@ -3,6 +3,7 @@
 #
 # What a user sees of services: ports and addresses, backends that come and go, the status and the log.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic

@@ -184,7 +184,7 @@ peer() { # HOST WORDS...
 
 # What nginx says, over 30 connections, each line once.
 answers() { # ADDRESS PORT
-	on h1 curl -sS --max-time 5 -H 'Connection: close' "http://$(at_port "$1" "$2")/?[1-30]" | sort -u
+	on h1 curl -sS --max-time "$(limit 5)" -H 'Connection: close' "http://$(at_port "$1" "$2")/?[1-30]" | sort -u
 }
 
 # nginx on both servers answers, and sees the address.

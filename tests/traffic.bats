@@ -3,6 +3,7 @@
 #
 # What a user sees of TCP and UDP: well-known servers and clients, over both families, in both modes.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic
@@ -103,7 +104,7 @@ many_connections() { # ADDRESS
 	(ulimit -n 4096 && on h1 wrk -t 2 -c "${CLIENTS:-2000}" -d "${LOAD_SECONDS:-2}s" --timeout 10s -H 'Connection: close' \
 		"http://$(at_port "$1" 80)/") >"$report"
 	if grep -E 'Socket errors|Non-2xx' "$report"; then false; fi
-	(($(awk '/ requests in / { print $1 }' "$report") >= 2000)) || fail "$(<"$report")"
+	(($(awk '/ requests in / { print $1 }' "$report") >= ${CLIENTS:-2000})) || fail "$(<"$report")"
 }
 
 @test "DNS is answered by UDP and by TCP, with answers of every size" {
@@ -125,12 +126,12 @@ many_connections() { # ADDRESS
 both_answer() { # ADDRESS OPTION
 	local names answers
 	mapfile -t names < <(yes who.test | head -n 40)
-	answers=$(on h1 dig "@$1" +short +tries=1 +timeout=5 "$2" -t TXT "${names[@]}")
+	answers=$(on h1 dig "@$1" +short +tries=1 +timeout="$(limit 5)" "$2" -t TXT "${names[@]}")
 	[[ $(wc -l <<<"$answers") == 40 && $(sort -u <<<"$answers") == $'"h2"\n"h3"' ]] || fail "$*: $answers"
 }
 
 answer_is() { # ADDRESS OCTETS PROTOCOL NAME OPTION...
-	run -0 on h1 dig "@$1" +tries=1 +timeout=5 -t TXT "${@:4}"
+	run -0 on h1 dig "@$1" +tries=1 +timeout="$(limit 5)" -t TXT "${@:4}"
 	output_has "MSG SIZE  rcvd: $2" "($3)"
 }
 

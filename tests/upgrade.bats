@@ -74,7 +74,7 @@ programs() {
 found() {
 	local map id
 	lb save
-	lb -j status | jq -S 'del(.reasons, .. | .upgrading?, .test?)'
+	lb -j status | jq -S 'del(.reasons, .. | .upgrading?, .test?, .active?)'
 	for map in flows syns returns quic_servers members; do
 		map_dump "$map" | jq -cS 'map(del(.. | .test_flow?, .test_syn?, .test_member?)) | sort | .[]'
 	done
@@ -120,6 +120,7 @@ received() {
 	lb backend del 10.0.0.2 service ping
 }
 
+# bats test_tags=kernels
 @test "what is remembered is carried over when layouts have changed, and back" {
 	start_servers "${SERVERS[@]}"
 	begin_talk 10.0.0.30 100 # so that syns and flows have what a change of the ring would move
@@ -136,6 +137,7 @@ received() {
 	nothing_beside
 }
 
+# bats test_tags=kernels
 @test "counters go on, whoever has counted" {
 	local sum='[.services[].traffic[].packets] | add' before
 	before=$(lb -j status | jq "$sum")

@@ -4,6 +4,7 @@
 # The balancer between VLANs: clients in one, backends in another, each an interface of its own for the balancer. Not
 # every kernel has VLAN devices; `make test-kernels` runs this where they are.
 
+# bats file_tags=kernels
 bats_require_minimum_version 1.5.0
 load helpers
 load traffic

@@ -13,7 +13,7 @@ CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/xdp_lb/kernels
 MODULES=(virtio_pci virtio_console 9pnet_virtio 9p overlay)
 # What the kernel says when it found a fault in itself.
 COMPLAINTS='WARNING: |BUG: |UBSAN: |Oops|Kernel panic|Call Trace:|self-detected stall|detected( expedited)? stalls|blocked for more than'
-COMPLAINTS+='|suspicious RCU|unregister_netdevice: waiting for|hw csum failure|XDP return value|Out of memory|page allocation failure'
+COMPLAINTS+='|suspicious RCU|unregister_netdevice: waiting for|hw csum failure|XDP return value|stalled pool shutdown|Out of memory|page allocation failure'
 
 usage() {
 	cat <<-EOF
