@@ -17,9 +17,9 @@ shopt -s extglob
 TESTS=(tests/test_!(limits|quic|config|health|explain).py)
 # Of those that explain, only whether it is what the program that forwards would do.
 TESTS+=(tests/test_explain.py::test_random_packets_of_all_kinds_become_what_the_program_says)
-# All is some twenty times slower there. Of the packets of all shapes one of eleven: the shapes are this program's matter,
+# All is some twenty times slower there. Of the packets of all shapes one of sixteen: the shapes are this program's matter,
 # and not a kernel's.
-SHORTER=(SAMPLE=11 FRAMES=6000 FLOOD=5000 CONNECTIONS=40 PAUSE=1 BIG=20000000 STORM=5000 CLIENTS=100 LOAD_SECONDS=20 SLOWER=4)
+SHORTER=(SAMPLE=16 FRAMES=6000 FLOOD=5000 CONNECTIONS=40 PAUSE=1 BIG=20000000 STORM=5000 CLIENTS=100 LOAD_SECONDS=20 SLOWER=4)
 # For `quick`: of each kind of packet, mode and family one, a ring, and the article's lab.
 QUICK_TESTS=(tests/test_{packets,tcp_udp,icmp_errors,fragments,direct,decap,ring}.py tests/ping.bats)
 QUICK='^test_a_request_goes_to_a_backend_and_the_reply_comes_back.IPv., (without a tag|eight.*with a service tag and a tag)'

@@ -70,13 +70,13 @@ programs() {
 	on lb ip -j link | jq -c '[.[] | select(.xdp) | .xdp.prog.id]'
 }
 
-# All that packets and people find.
+# All that packets and people find, but how many flows there are, which end with time.
 found() {
 	local map id
 	lb save
 	lb -j status | jq -S 'del(.reasons, .. | .upgrading?, .test?, .active?)'
 	for map in flows syns returns quic_servers members; do
-		map_dump "$map" | jq -cS 'map(del(.. | .test_flow?, .test_syn?, .test_member?)) | sort | .[]'
+		map_dump "$map" | jq -cS 'map(del(.. | .test_flow?, .test_syn?, .test_member?, .flows?)) | sort | .[]'
 	done
 	for id in {1..8}; do bpftool map lookup pinned "$(pin targets)" key "$id" 0 0 0; done
 }
