@@ -170,7 +170,7 @@ function is_replaced(key,    i, n, field) {
 
 # --- What the host's network says about the change ---
 
-# The ways to backends that are new, or that had none, or for which we had an address that is gone.
+# The ways to backends that are new, or that had none, or for which we had an address or an interface that is gone.
 function plan_routes(    i, endpoint, words, address, is_lost, lost) {
 	for (i = 1; i <= backend_count["new"]; i++) {
 		endpoint = backend_name["new", i]
@@ -179,7 +179,7 @@ function plan_routes(    i, endpoint, words, address, is_lost, lost) {
 		split(backend_row[endpoint], words, " ")
 		if (words[4] == "-")
 			touched_backend[endpoint] = 1
-		is_lost = !(endpoint in touched_backend) && !(words[4] in holder)
+		is_lost = !(endpoint in touched_backend) && (!(words[4] in holder) || words[6] && link_name(words[6]) ~ /^#/)
 		if (is_lost)
 			lost[endpoint] = 1
 		if (is_lost || (endpoint in touched_backend))
@@ -224,8 +224,14 @@ function stays_as_it_is(endpoint, words) {
 	if (words[8] != 1)
 		return
 	is_kept[words[6] " " words[7]] = 1
-	if (!((name_of_link[words[6]], words[7]) in is_managed) && !((name_of_link[words[6]], words[7]) in is_static))
-		managed[words[7] " " name_of_link[words[6]]] = 1
+	if (is_to_be_managed(words))
+		managed[words[7] " " link_name(words[6])] = 1
+}
+
+# Is its next hop's entry one that the kernel is to keep for us, and does not?
+function is_to_be_managed(words,    device) {
+	device = link_name(words[6])
+	return words[8] == 1 && device !~ /^#/ && !((device, words[7]) in is_managed) && !((device, words[7]) in is_static)
 }
 
 # Will it be one that we add to the host?
@@ -532,8 +538,8 @@ function emit_backends(    i, endpoint, words, row) {
 			continue
 		row = backend_words(endpoint)
 		split(row, words, " ")
-		if (words[8] == 1 && !((name_of_link[words[6]], words[7]) in is_managed) && !((name_of_link[words[6]], words[7]) in is_static))
-			managed[words[7] " " name_of_link[words[6]]] = 1
+		if (is_to_be_managed(words))
+			managed[words[7] " " link_name(words[6])] = 1
 		if (backend_row[endpoint] != "" && !index(backend_row[endpoint], " " words[5] " ")) { # it comes up, or goes down
 			turns[endpoint] = words[5]
 			sub(" " words[5] " ", " going ", row)
@@ -548,7 +554,7 @@ function emit_backends(    i, endpoint, words, row) {
 		if (endpoint in turns)
 			emit_target(endpoint, words)
 		if (words[8] == 1 && (endpoint in touched_backend))
-			managed[words[7] " " name_of_link[words[6]]] = 1
+			managed[words[7] " " link_name(words[6])] = 1
 	}
 	for (row in managed)
 		act("manage " row)

@@ -407,6 +407,34 @@ echo_ids() { # HOST
 	on h2 ip address del 10.0.0.99/24 dev veth2
 }
 
+# The interface that leads to the backend 10.99.0.2.
+make_veth8() {
+	ip -n "${PREFIX}lb" link add veth8 type veth peer name veth9
+	ip -n "${PREFIX}lb" address add 10.99.0.1/24 dev veth8
+	ip -n "${PREFIX}lb" link set dev veth8 up
+	ip -n "${PREFIX}lb" link set dev veth9 up
+}
+
+kept_on() { # DEV: the next hop of that backend, by the kernel, for us
+	ip -n "${PREFIX}lb" -j neigh show 10.99.0.2 dev "$1" | grep -q '"managed"'
+}
+
+@test "an interface that leads to a backend goes and comes again: commands do what they say all the time" {
+	make_veth8
+	balance 10.0.0.2 10.99.0.2
+	kept_on veth8
+	ip -n "${PREFIX}lb" link del veth8
+	run -0 lb sweep
+	run -0 lb timeout tcp 1234
+	run -0 lb backend 10.0.0.3
+	make_veth8
+	run -0 lb sweep
+	kept_on veth8
+	lb backend del 10.99.0.2
+	run -1 kept_on veth8
+	ip -n "${PREFIX}lb" link del veth8
+}
+
 has_address() { # ADDRESS
 	on lb ip -j address | jq -e --arg address "$1" 'any(.[].addr_info[]; .local == $address)' >/dev/null
 }
