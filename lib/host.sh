@@ -48,6 +48,15 @@ address_del() {
 	[[ $(ip -o addr show dev "$2" to "$1" 2>/dev/null) != *" $1/$prefix "* ]] || run ip addr del "$1/$prefix" dev "$2"
 }
 
+# Is there a VIP that we added?
+address_is_left() {
+	local name
+	for name in "${SERVICES[@]}"; do
+		((SERVICE_VIP_IFINDEX[$name] == 0)) || [[ -z $(address_holder "${SERVICE_VIP[$name]}") ]] || return 0
+	done
+	return 1
+}
+
 # Removes all that we added.
 address_remove_all() {
 	local name

@@ -127,11 +127,11 @@ instance_require_netns() {
 }
 
 # Left behind by a network namespace that is gone? Its inode may have been given to another one: that has
-# no interface with our program; nor, if it is this one, lo as `up` left it.
+# no interface with our program; nor, if it is this one, anything of what we did to the host.
 instance_is_orphan() {
 	((STATE_NETNS != 0)) || return 1
 	((${#PROGRAMS[@]} == 0)) || return 1
-	((STATE_NETNS != $NETNS_INODE)) || [[ $(sysctl -n net.ipv4.conf.lo.forwarding) == 0 ]]
+	((STATE_NETNS != $NETNS_INODE)) || ! { forwarding_is_on || address_is_left; }
 }
 
 # Removes an orphan. In this network namespace it may be what a killed `down` has left to do.
@@ -256,6 +256,15 @@ instances_here() {
 # Before it is switched on. What was noted before is what counts.
 forwarding_note() {
 	[[ ${STATE_FORWARDING[*]} == *1* ]] || map_change settings 0 : settings lo_forwarding="$(forwarding_to_switch)"
+}
+
+# One of them: somebody may have switched off another, as ip_forward does.
+forwarding_is_on() {
+	local name
+	for name in $(forwarding_names); do
+		[[ $(sysctl -n "$name") == 0 ]] || return 0
+	done
+	return 1
 }
 
 forwarding_on() {

@@ -592,6 +592,22 @@ program_id() {
 	(($(forwarded 10.0.0.2) == 2))
 }
 
+@test "what is remembered stays while the program is off and somebody switches forwarding off" {
+	balance 10.0.0.2
+	lb service web icmp 10.0.0.20
+	lb save >"$BATS_TEST_TMPDIR/saved"
+	on lb sysctl -qw net.ipv4.ip_forward=1
+	on lb sysctl -qw net.ipv4.ip_forward=0 # lo's too
+	lb down veth6
+	lb up veth6
+	diff "$BATS_TEST_TMPDIR/saved" <(lb save)
+	lb down veth6
+	on lb sysctl -qw net.ipv4.conf.lo.forwarding=0 net.ipv6.conf.lo.forwarding=0
+	lb up veth6
+	diff "$BATS_TEST_TMPDIR/saved" <(lb save)
+	pings 2 10.0.0.20
+}
+
 # A second interface on the balancer, until the end of the test.
 second_device() {
 	on lb ip link add spare0 type veth peer name spare1
