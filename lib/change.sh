@@ -17,6 +17,11 @@ config_running() {
 	config "$@" < <(state_dump)
 }
 
+# Stops where that is of an instance in another network namespace, of which nothing else is printed.
+config_is_ours() { # WHAT CONFIG_RUNNING PRINTED
+	[[ $1 != foreign* ]] || { STATE_NETNS=${1#foreign } && instance_require_netns; }
+}
+
 # change WORDS...: a line as a command. What its words say is looked at first, so that what is not understood is said in any case.
 change() {
 	(config syntax "$@" </dev/null) || exit
@@ -36,7 +41,7 @@ change_now() {
 	local status=0
 	maps_flush
 	PLAN=$(config_running "$@") || status=$?
-	[[ $PLAN != foreign* ]] || { STATE_NETNS=${PLAN#foreign } && instance_require_netns; }
+	config_is_ours "$PLAN"
 	if ((status)); then
 		PLAN=$(config_running repair) || true
 		plan_carry_out

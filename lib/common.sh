@@ -91,6 +91,7 @@ nearest_verb() {
 	local verb distance best=3 nearest=
 	[[ -n $1 ]] || return 0
 	for verb in "${VERBS[@]}"; do
+		[[ $verb != rollback ]] || continue # is not for people
 		[[ $verb != "$1"* && $1 != "$verb"* ]] || { nearest=$verb && break; }
 		distance=$(edit_distance "$1" "$verb")
 		((distance >= best)) || { best=$distance && nearest=$verb; }

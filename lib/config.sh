@@ -7,8 +7,8 @@ config_file() { # VERB FILE
 	local text
 	[[ -n ${2:-} ]] || misuse "$1 needs a file, or - for what comes on standard input: $PROGRAM $1 xdp_lb.conf"
 	FILE=$2 FILE_NAME=$2
-	[[ $2 != - ]] || FILE_NAME='standard input'
-	if [[ $2 == - || -p $2 ]]; then
+	[[ $2 != @(-|/dev/stdin) ]] || FILE_NAME='standard input'
+	if [[ $2 == - || -p $2 || $2 == @(/dev/stdin|/dev/fd/*|/proc/self/fd/*) ]]; then # awk has others
 		text=$(cat -- "$2") || exit 2
 		exec {FILE}<<<"$text"
 		FILE=/dev/fd/$FILE
@@ -29,10 +29,12 @@ verb_check() {
 # Sets SAVED to what is running, in canonical order; with `seed` its seed in any case. It wants a lock, as what is half done is
 # nobody's configuration.
 config_save() {
+	local status=0
 	instance_require_pins
 	instance_require_version
-	SAVED=$(config_running save "$@") || exit
-	[[ $SAVED != foreign* ]] || { STATE_NETNS=${SAVED#foreign } && instance_require_netns; }
+	SAVED=$(config_running save "$@") || status=$?
+	config_is_ours "$SAVED"
+	((status == 0)) || exit "$status"
 }
 
 # The same, and there is no lock any more: who reads it may want one.
@@ -117,6 +119,7 @@ confirm_expect() { # SECONDS
 # verb rollback TOKEN SECONDS: for confirm_expect(), with what was before on standard input.
 verb_rollback() {
 	local before said LOCK_WAIT=3600
+	(($# == 2)) || misuse "rollback is for an apply with confirm, which takes back by itself what is not confirmed in time; at once: $PROGRAM apply FILE, of what was saved before"
 	before=$(cat)
 	sleep "$2"
 	change_begin

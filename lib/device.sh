@@ -61,11 +61,19 @@ device_require() {
 	xdp_lb,xdp_decap) die "'$1' has the balancer, and an interface has one program: $PROGRAM down $1" ;;
 	esac
 	[[ -z $id || -n ${PROGRAMS[$id]:-} ]] ||
-		die "'$1' has somebody else's XDP program: $(program_name "$id"). To take it off: ip link set dev $1 xdp${LINK_MODE[$1]} off"
+		die "'$1' has $(program_foreign "$1" "$id")"
 }
 
-program_name() {
-	bpftool -j prog show id "$1" | jq -r '"\(.name // "without name") (id \(.id))"'
+# What is not of this instance. The other one's is not to be taken off as if it were somebody's.
+program_foreign() { # DEV ID
+	local program others
+	program=$(bpftool -j prog show id "$2" | jq -r '"\(.name // "without name") (id \(.id))"')
+	others=$(instance_others)
+	if [[ $program == xdp_@(lb|decap)' '* && -n $others ]]; then
+		echo "the XDP program of another instance; those that are up: $others"
+	else
+		echo "somebody else's XDP program: $program. To take it off: ip link set dev $1 xdp${LINK_MODE[$1]} off"
+	fi
 }
 
 # device_attach NAME xdp|xdpgeneric PROGRAM. One that is attached already keeps its program, and its mode.
@@ -88,14 +96,14 @@ device_attach() {
 
 # Where an interface has the program, another gets the same, and not what may be in the object by now.
 device_set() { # NAME xdp|xdpgeneric PROGRAM
-	local id
+	local id status=0
 	for id in "${!PROGRAMS[@]}"; do
 		[[ ${PROGRAMS[$id]} == "$3" ]] || continue
 		run rm -f "$DIR/attaching"
 		run bpftool prog pin id "$id" "$DIR/attaching"
-		run_quietly ip link set dev "$1" "$2" pinned "$DIR/attaching" || return
+		run_quietly ip link set dev "$1" "$2" pinned "$DIR/attaching" || status=$?
 		run rm -f "$DIR/attaching"
-		return
+		return "$status"
 	done
 	run_quietly env TC_BPF_MNT="$DIR" ip link set dev "$1" "$2" obj "$OBJECT" program "$3"
 }
@@ -154,8 +162,13 @@ up_undo() {
 
 verb_down() {
 	local device
+	local others
 	lock_all
 	state_read
+	if (($# == 0)) && ! instance_exists; then
+		others=$(instance_others)
+		[[ -z $others ]] || warn "nothing is up as instance '$INSTANCE'; instances that are up: $others"
+	fi
 	if (($# == 0)) && { ! instance_exists || [[ ! -e $CONTROL/ring_fill ]] || instance_is_orphan; }; then
 		[[ -z $(netns_names "$STATE_NETNS") ]] || instance_require_netns
 		instance_discard

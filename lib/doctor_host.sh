@@ -104,10 +104,16 @@ devices_needed() {
 
 # Somebody else's on an interface that we need, and ours on none.
 doctor_program() {
-	local device
+	local device others
 	devices_needed
 	for device in "${NEEDED[@]}"; do
 		[[ -n ${LINK_PROGRAM[$device]:-} && -z ${PROGRAMS[${LINK_PROGRAM[$device]}]:-} ]] || continue
+		others=$(instance_others)
+		if [[ ${LINK_PROGRAM_NAME[$device]} == xdp_@(lb|decap) && -n $others ]]; then
+			finding problem "$device has the program of another instance; those that are up: $others" \
+				"An interface has one, so this balancer sees none of its packets."
+			continue
+		fi
 		finding problem "$device has somebody else's XDP program, ${LINK_PROGRAM_NAME[$device]} (id ${LINK_PROGRAM[$device]})" \
 			"An interface has one, so the balancer sees none of its packets." \
 			"${IN}ip link set dev $device xdp${LINK_MODE[$device]} off && $LB up $device"

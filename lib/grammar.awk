@@ -240,7 +240,7 @@ function service_set(name, protocol, key,    old) {
 	old = service_named["new", name]
 	if (old != "" && old != key)
 		return refuse("service '" name "' is " old " already" remedy(old, name))
-	if (("new", key) in is_service && service["new", key, "name"] != name)
+	if (("new", key) in is_service && service["new", key, "name"] != name "")
 		return refuse(key " is service '" service["new", key, "name"] "' already" at_line(key))
 	if (!(("new", key) in is_service)) {
 		if (services_now + 1 > most["services"])
@@ -677,6 +677,17 @@ function path_from(file, path) {
 	return file path
 }
 
+# Of a line with a command of the system's that is kept as it stands, that one; else "".
+function command_within(text) {
+	sub(/[ \t]+$/, "", text)
+	if (match(text, /^[ \t]*on[ \t]+[^ \t]+[ \t]+[^ \t]+[ \t]+/))
+		return substr(text, RLENGTH + 1)
+	if (!match(text, /^[ \t]*check[ \t]+[^ \t]+[ \t]+/))
+		return ""
+	text = substr(text, RLENGTH + 1)
+	return match(text, /[ \t]run[ \t]+/) ? substr(text, RSTART + RLENGTH) : ""
+}
+
 # All lines of a file, shown under this name; `inside` are the files that it is included by, with line breaks around.
 function read_file(path, name, inside,    n, text, result, number, word, quoted) {
 	if (index(inside, "\n" name "\n"))
@@ -686,7 +697,7 @@ function read_file(path, name, inside,    n, text, result, number, word, quoted)
 	quoted = path
 	gsub(/'/, "'\\''", quoted)
 	if (system("test -r '" quoted "' -a ! -d '" quoted "'"))
-		return misuse("'" name "' cannot be read")
+		return misuse("'" name "' cannot be read" (task == "check" && name !~ /\// ? "; the check of a service needs a kind: check " name " http" : ""))
 	inside = inside name "\n"
 	number = 0
 	while ((result = (getline text < path)) > 0) {
@@ -698,7 +709,8 @@ function read_file(path, name, inside,    n, text, result, number, word, quoted)
 		if (!n)
 			continue
 		if (word[1] != "include") {
-			line_read(n, word)
+			if (is_plain(command_within(text)))
+				line_read(n, word)
 			continue
 		}
 		if (n != 2)

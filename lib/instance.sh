@@ -96,6 +96,11 @@ instance_list() {
 	done
 }
 
+# On one line.
+instance_others() {
+	instance_list | { grep -vxF -- "$INSTANCE" || true; } | paste -sd' '
+}
+
 # One that another version made has other maps.
 instance_require_version() {
 	local map
@@ -115,7 +120,7 @@ instance_require() {
 instance_require_pins() {
 	local others
 	if ! instance_exists; then
-		others=$(instance_list | paste -sd' ')
+		others=$(instance_others)
 		die "nothing is up as instance '$INSTANCE': $PROGRAM up DEV${others:+; instances that are up: $others}"
 	fi
 	[[ -e $CONTROL/ring_fill ]] || die "instance '$INSTANCE' is half up: $PROGRAM up DEV"

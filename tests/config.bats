@@ -157,6 +157,32 @@ lb.sh: $CONF:3: '10.0.0.256' is not an address: 10.0.0.2 would be, or 2001:db8::
 	[[ $stderr == "lb.sh: check needs a file, or - for what comes on standard input: lb.sh check xdp_lb.conf" ]]
 	run -2 --separate-stderr "$TOP/lb.sh" check /nowhere
 	[[ $stderr == "lb.sh: '/nowhere' cannot be read" ]]
+	run -2 --separate-stderr "$TOP/lb.sh" check nowhere
+	[[ $stderr == "lb.sh: 'nowhere' cannot be read; the check of a service needs a kind: check nowhere http" ]]
+}
+
+@test "standard input by its name is what comes there, from a file too" {
+	printf 'backend 10.0.0.256\n' >"$CONF"
+	run -2 --separate-stderr "$TOP/lb.sh" check /dev/stdin <"$CONF"
+	[[ $stderr == "lb.sh: standard input:1: '10.0.0.256' is not an address"* ]]
+}
+
+@test "blanks of a command that would not stay as they are written are refused" {
+	local line
+	for line in $'on change web cut -d\'\t\' -f1' "on change web echo 'a  b'" $'check web exec run cut -d\'\t\' -f1'; do
+		printf 'service web tcp 10.0.0.20:80\n%s\n' "$line" >"$CONF"
+		run -2 --separate-stderr "$TOP/lb.sh" check "$CONF"
+		[[ $stderr == "lb.sh: $CONF:2: "*" cannot be kept"* ]]
+	done
+	printf 'service web tcp 10.0.0.20:80\n\ton\tchange  web  echo a b\t # so\ncheck  web\texec interval 2  run echo a\n' >"$CONF"
+	run -0 "$TOP/lb.sh" check "$CONF"
+	[[ -z $output ]]
+}
+
+@test "names that are equal as numbers are two" {
+	printf 'service 1 tcp 10.0.0.20:80\nservice 01 tcp 10.0.0.20:80\n' >"$CONF"
+	run -2 --separate-stderr "$TOP/lb.sh" check "$CONF"
+	[[ $stderr == *"is service '1' already"* ]]
 }
 
 @test "somebody who is not root can check a file" {

@@ -380,11 +380,27 @@ copy_command() {
 
 @test "the instance of another network namespace is left alone" {
 	local words
-	for words in status 'up veth0' down 'backend 10.0.0.3' 'service del web'; do
+	for words in status 'up veth0' down 'backend 10.0.0.3' 'service del web' save 'apply - confirm 60' health; do
 		# shellcheck disable=SC2086 # several
 		run -1 --separate-stderr "$TOP/lb.sh" -n "${PREFIX}h1" -i "${PREFIX}lb" $words
 		says "instance '${PREFIX}lb' belongs to another network namespace"
 	done
+	run -2 --separate-stderr "$TOP/lb.sh" -n "${PREFIX}h1" -i "${PREFIX}lb" diff - </dev/null
+	says "instance '${PREFIX}lb' belongs to another network namespace"
+}
+
+@test "rollback is nobody's command, and down of nothing says what there is" {
+	refuses 2 "at once: lb.sh apply FILE" rollback
+	refuses 2 "unknown command 'rollbac'" rollbac
+	[[ $stderr != *"'rollback'"* ]]
+	run -0 --separate-stderr "$TOP/lb.sh" -i "${PREFIX}no" down
+	says "nothing is up as instance '${PREFIX}no'; instances that are up: "
+	[[ $stderr == *"${PREFIX}lb"* ]]
+}
+
+@test "the program of another instance is not called somebody else's" {
+	run -1 --separate-stderr lb -i "${PREFIX}second" up veth6
+	says "'veth6' has the XDP program of another instance; those that are up: "
 }
 
 # A second balancer, which must not come to be.
