@@ -9,6 +9,9 @@
 #define PRESSED_SYN_TIMEOUT 5
 #define PRESSED_CLOSED_TIMEOUT 2
 
+/* Seconds, of a connection that one end has closed: RFC 5382, REQ-5. */
+#define HALF_CLOSED_TIMEOUT 240
+
 /* Both ends have said their last word, or one wanted to hear no more. */
 static __always_inline bool flow_is_closed(const struct flow *flow)
 {
@@ -35,18 +38,21 @@ static __always_inline bool flow_is_one_sided(const struct flow *flow)
 static __always_inline __u32 tcp_timeout(const struct settings *conf, const struct flow *flow,
 					 bool pressed)
 {
+	__u32 both = FLOW_FIN_CLIENT | FLOW_FIN_BACKEND;
+
 	if (flow_is_closed(flow))
 		return pressed ? at_most(conf->tcp_closed_timeout, PRESSED_CLOSED_TIMEOUT) :
 				 conf->tcp_closed_timeout;
-	if (flow->state & FLOW_ESTABLISHED)
+	if (flow->state & FLOW_ESTABLISHED) {
+		if (pressed && flow->state & both) /* the other end may be gone */
+			return at_most(HALF_CLOSED_TIMEOUT, conf->tcp_timeout);
 		return conf->tcp_timeout;
+	}
 	return pressed ? at_most(conf->tcp_syn_timeout, PRESSED_SYN_TIMEOUT) :
 			 conf->tcp_syn_timeout;
 }
 
-/* In the modes that see a client's packets only. What is half closed: RFC 5382, REQ-5. */
-#define TRACKED_FIN_TIMEOUT 240
-
+/* In the modes that see a client's packets only. */
 static __always_inline __u32 tracked_timeout(const struct settings *conf, const struct flow *flow,
 					     __u8 protocol)
 {
@@ -58,7 +64,7 @@ static __always_inline __u32 tracked_timeout(const struct settings *conf, const 
 		seconds = conf->tcp_closed_timeout;
 	else if (protocol == IPPROTO_TCP)
 		seconds = flow->state & FLOW_FIN_CLIENT ?
-				  at_most(TRACKED_FIN_TIMEOUT, conf->tcp_timeout) :
+				  at_most(HALF_CLOSED_TIMEOUT, conf->tcp_timeout) :
 				  conf->tcp_timeout;
 	return seconds;
 }

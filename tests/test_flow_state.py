@@ -331,12 +331,13 @@ def test_a_port_that_is_a_services_is_no_source_port(balancer, two_ports):
 # shorter time is enough because ports are short.
 LIVES = {
     "tcp, a SYN": (WEB, (">S",), 5),
+    "tcp, a SYN that is a FIN too": (WEB, (">SF",), 5),
     "tcp, a SYN and its answer": (WEB, (">S", "<SA"), 5),
     "tcp, established": (WEB, OPEN, "tcp_timeout"),
     "tcp, of which only the client is heard": (WEB, (">S", ">A"), 5),
     "tcp, of which the backend is heard late": (WEB, (">S", ">A", "<A"), "tcp_timeout"),
-    "tcp, the client's end": (WEB, (*OPEN, ">FA"), "tcp_timeout"),
-    "tcp, the backend's end": (WEB, (*OPEN, "<FA"), "tcp_timeout"),
+    "tcp, the client's end": (WEB, (*OPEN, ">FA"), 240),
+    "tcp, the backend's end": (WEB, (*OPEN, "<FA"), 240),
     "tcp, closed": (WEB, (*OPEN, ">FA", "<FA", ">A"), 2),
     "tcp, reset": (WEB, (*OPEN, "<R"), 2),
     "udp, new": (DNS, (), "udp_new_timeout"),
