@@ -236,7 +236,7 @@ function keep_leaving(key, endpoint,    quic) {
 }
 
 # What would cut many connections at once is hardly meant.
-function require_harmless(    i, key, some, served) {
+function require_harmless(    i, key, some, served, other) {
 	some = served = 0
 	for (i = 1; i <= service_count["is"]; i++) {
 		key = service_key["is", i]
@@ -247,7 +247,8 @@ function require_harmless(    i, key, some, served) {
 				refuse("service '" service["new", key, "name"] "' is '" service_line("is", key) "' now; what it is to be would break its connections: apply FILE force")
 			else if (has_members("is", key) && !has_members("new", key))
 				refuse("service '" service["new", key, "name"] "' would lose its last backend: apply FILE force")
-		}
+		} else if (has_members("is", key) && (other = service_named["new", service["is", key, "name"]]) != "")
+			refuse("service '" service["is", key, "name"] "' is " key " now; as " other " it would lose its connections: apply FILE force")
 	}
 	if (served && !some)
 		refuse("none of the services that there are would be left: apply FILE force")

@@ -246,6 +246,9 @@ backend drain 10.0.0.3 service web' ]]
 	printf 'service web tcp 10.0.0.20:80 mode nat\nbackend 10.0.0.2\n' >"$CONF"
 	run -1 --separate-stderr lb apply "$CONF"
 	[[ $stderr == "lb.sh: service 'web' is 'service web tcp 10.0.0.20:80 mode dnat' now; what it is to be would break its connections: apply FILE force" ]]
+	lb save | sed '/^service web /s/10.0.0.20:80/10.0.0.21:80/' >"$CONF"
+	run -1 --separate-stderr lb apply "$CONF"
+	[[ $stderr == "lb.sh: service 'web' is tcp 10.0.0.20:80 now; as tcp 10.0.0.21:80 it would lose its connections: apply FILE force" ]]
 	lb save >"$CONF"
 	echo "seed 00112233445566778899aabbccddeeff" >>"$CONF"
 	run -1 --separate-stderr lb apply "$CONF"
