@@ -41,11 +41,18 @@ address_announce() {
 	) &>/dev/null </dev/null &
 }
 
-# address_del ADDRESS DEVICE. One that has another prefix by now is not what we have added.
+# address_del ADDRESS DEVICE. One that has another prefix by now is not what we have added. One that another instance here has a
+# service on stays, though it is nobody's to take away then.
 address_del() {
 	local prefix=32
 	[[ $1 != *:* ]] || prefix=128
-	[[ $(ip -o addr show dev "$2" to "$1" 2>/dev/null) != *" $1/$prefix "* ]] || run ip addr del "$1/$prefix" dev "$2"
+	[[ $(ip -o addr show dev "$2" to "$1" 2>/dev/null) == *" $1/$prefix "* ]] || return 0
+	[[ -n ${ADDRESSES_ELSEWHERE+known} ]] || ADDRESSES_ELSEWHERE=$'\n'$(instances_here addresses)$'\n'
+	if [[ $ADDRESSES_ELSEWHERE == *$'\n'"$1"$'\n'* ]]; then
+		warn "$1 stays on $2, as another instance here uses it. When that does not any more: ip addr del $1/$prefix dev $2"
+	else
+		run ip addr del "$1/$prefix" dev "$2"
+	fi
 }
 
 # Is there a VIP that we added?

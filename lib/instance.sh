@@ -239,9 +239,9 @@ forwarding_to_switch() {
 	echo "$noted"
 }
 
-# What each other instance in this network namespace has noted: its settings.lo_forwarding, or the
-# neighbours that it keeps managed.
-instances_here() {
+# What each other instance in this network namespace has noted: its settings.lo_forwarding, the
+# neighbours that it keeps managed, or the addresses of its services and of snat.
+instances_here() { # forwarding|neighbours|addresses
 	local instance
 	for instance in $(instance_list); do
 		[[ $instance == "$INSTANCE" ]] || (
@@ -250,10 +250,19 @@ instances_here() {
 			STATE_MAPS=(settings) # one elsewhere may have many backends
 			state_read
 			((STATE_NETNS == $NETNS_INODE)) || exit 0
-			[[ $1 == neighbours ]] || { echo "${STATE_FORWARDING[*]}" && exit; }
-			STATE_MAPS=(backends)
-			state_read
-			printf '%s\n' "${BACKEND_MANAGED[@]}"
+			case $1 in
+			forwarding) echo "${STATE_FORWARDING[*]}" ;;
+			addresses)
+				STATE_MAPS=(services snat)
+				state_read
+				printf '%s\n' "${SERVICE_VIP[@]}" "${SNAT[@]}"
+				;;
+			neighbours)
+				STATE_MAPS=(backends)
+				state_read
+				printf '%s\n' "${BACKEND_MANAGED[@]}"
+				;;
+			esac
 		)
 	done
 }

@@ -647,6 +647,12 @@ second_device() {
 	lb -i "${PREFIX}lb2" up spare0
 	lb -i "${PREFIX}lb2" service other icmp 10.0.0.40
 	lb -i "${PREFIX}lb2" backend 10.0.0.2 service other
+	lb service web icmp 10.0.0.50
+	lb -i "${PREFIX}lb2" service web tcp 10.0.0.50:80
+	run -0 lb service del web
+	output_has "10.0.0.50 stays on veth6, as another instance here uses it"
+	has_address 10.0.0.50
+	on lb ip address del 10.0.0.50/32 dev veth6
 	lb -i "${PREFIX}lb2" down
 	[[ $(host_config) == *'["10.0.0.2","veth6"]'* ]]
 	[[ $(on lb sysctl -n net.ipv4.conf.lo.forwarding) == 1 ]]
