@@ -16,7 +16,7 @@ def route: if .dst == "default" then row("default"; .dev; null)
 def serving: map(select(.state == "active"));
 
 def service: row("service"; .name; .protocol, .vip, .mode, (if .noaddress then "noaddress" else null end), (.backends | length),
-	(.backends | serving | length)),
+	(.backends | serving | length), .fallback.now),
 	(.name as $name | .traffic | to_entries[] | select(.value.packets > 0) | row("trouble"; "\($name),\(.key)"; .value.packets));
 
 def backend($services): .backend as $name | [$services[] | select(any(.backends[]; .backend == $name))] as $users

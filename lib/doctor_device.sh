@@ -25,7 +25,7 @@ doctor_generic() {
 		[[ $DOCTOR_NATIVE == *" $REPLY "* ]] || continue
 		[[ $REPLY != veth ]] || { peer_of "$device" && [[ $PEER_MODE == drv ]]; } || continue
 		finding warning "$device has the balancer in generic mode, and its driver, $REPLY, has a native one" \
-			"In generic mode the kernel makes each packet ready for itself first, which costs more than to balance it." \
+			"In generic mode the kernel makes each packet ready for itself first, which costs more than to balance it. In between the host refuses what comes, which ends connections." \
 			"$LB down $device && $LB up $device"
 	done
 }

@@ -20,7 +20,7 @@ doctor_bpffs() {
 # Of a program that is attached the kernel says it itself. The sysctl is there in the first network namespace only, where who
 # calls us may be.
 doctor_jit() {
-	local device process enabled='' again=''
+	local device process enabled=''
 	local -a interpreted=()
 	for device in "${!ATTACHED[@]}" "${!DECAPS[@]}"; do
 		[[ ${LINK_JITED[$device]} != - ]] || interpreted+=("$device")
@@ -28,13 +28,10 @@ doctor_jit() {
 	for process in self $PPID 1; do
 		enabled=$(nsenter --net="/proc/$process/ns/net" cat /proc/sys/net/core/bpf_jit_enable 2>/dev/null) && break
 	done
-	for device in "${interpreted[@]}"; do
-		[[ -z ${ATTACHED[$device]:-} ]] || again+=" && $LB down $device && $LB up $device$(generic_word "$device")"
-	done
 	if ((${#interpreted[@]})); then
 		finding problem "the program on ${interpreted[*]} is interpreted, not compiled (net.core.bpf_jit_enable = ${enabled:-?})" \
 			"Each of its instructions is interpreted, for each packet." \
-			"sysctl -w net.core.bpf_jit_enable=1$again"
+			"sysctl -w net.core.bpf_jit_enable=1 && $LB upgrade"
 	elif [[ $enabled == 0 ]]; then
 		finding problem "net.core.bpf_jit_enable is 0" "Each instruction of programs loaded from now on is interpreted, for each packet." \
 			"sysctl -w net.core.bpf_jit_enable=1"

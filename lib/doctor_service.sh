@@ -108,10 +108,14 @@ doctor_martian() {
 }
 
 doctor_services() {
-	local service protocol members serving
+	local service protocol members serving fallback
 	for service in "${SERVICES[@]}"; do
-		read -r protocol _ _ _ members serving <<<"${DOCTOR_SERVICE[$service]}"
-		if ((serving > 0)); then
+		read -r protocol _ _ _ members serving fallback <<<"${DOCTOR_SERVICE[$service]}"
+		if ((serving > 0)) && [[ $fallback == closed ]]; then
+			finding problem "service $service is closed, as all its backends are down" "So it is to be (failclosed): what comes is dropped." "$LB status"
+		elif ((serving > 0)) && [[ $fallback == open ]]; then
+			finding warning "service $service uses all its backends, as all are down" "What says so may be wrong; it is best seen where they are." "$LB status"
+		elif ((serving > 0)); then
 			FINE="services have backends that take new flows"
 		elif ((members > 0)); then
 			finding problem "service $service: none of its $members backends takes new flows" \

@@ -375,6 +375,25 @@ add_pass_program_at() { # HOST DEV
 	lb service del dns
 }
 
+@test "a service whose backends are all found down" {
+	local closed
+	for closed in failclosed ''; do
+		# shellcheck disable=SC2086 # a word or none
+		lb service dns udp 10.0.0.20:53 $closed
+		lb backend 10.0.0.2 service dns
+		lb check dns dns name example.org
+		lb health dns 10.0.0.2 down no answer
+		examine
+		if [[ -n $closed ]]; then
+			finds_too services problem "service dns is closed, as all its backends are down"
+		else
+			finds_too services warning "service dns uses all its backends, as all are down"
+		fi
+		lb service del dns
+	done
+	all_is_fine
+}
+
 @test "backends: no route, one that came late, and one where replies pass the balancer by" {
 	lb service far tcp 10.0.0.21:80
 	lb backend 10.9.0.2 service far 2>/dev/null
@@ -615,7 +634,7 @@ is_orphan() { # INSTANCE
 	EOF
 	examine
 	finds jit problem "the program on veth6 is interpreted, not compiled"
-	[[ $COMMAND == "sysctl -w net.core.bpf_jit_enable=1 && "*"lb.sh -n ${PREFIX}lb down veth6 && "*"lb.sh -n ${PREFIX}lb up veth6" ]]
+	[[ $COMMAND == "sysctl -w net.core.bpf_jit_enable=1 && "*"lb.sh -n ${PREFIX}lb upgrade" ]]
 }
 
 @test "as /proc would say it (a fixture does): programs to come are interpreted" {
