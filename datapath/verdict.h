@@ -100,16 +100,16 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *pkt,
 
 /*
  * The kernel drops a redirected frame that is too big for the interface without a word. Its own way back
- * fits every frame that came. (A tag does not count as a part of it: some cards count so, all send it.)
+ * fits every frame that came. (One tag does not count as a part of it, as the kernel itself has it; a second one does.)
  */
 static __always_inline bool is_too_big(struct xdp_md *ctx, const struct packet *pkt, __u32 ifindex)
 {
+	__s32 tag = pkt->l3 > ETH_HLEN ? sizeof(struct vlan_header) : 0;
 	__u32 mtu = 0;
 
 	if (ifindex == ingress_ifindex(ctx) || frame_length(ctx) <= FITS_ANYWHERE)
 		return false;
-	return bpf_check_mtu(ctx, ifindex, &mtu, ETH_HLEN - (__s32)pkt->l3, 0) ==
-	       BPF_MTU_CHK_RET_FRAG_NEEDED;
+	return bpf_check_mtu(ctx, ifindex, &mtu, -tag, 0) == BPF_MTU_CHK_RET_FRAG_NEEDED;
 }
 
 /* Of one that goes to this address and port. */

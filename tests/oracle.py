@@ -203,8 +203,8 @@ class Oracle:
         return service.name, reason
 
     def is_too_big(self, packet, result, ways):
-        """For another interface than it came in by. Tags do not count: not all interfaces do."""
-        size = len(packet.frame) - packet.l3
+        """For another interface than it came in by. One tag does not count, a second one does."""
+        size = len(packet.frame) - packet.l3 + max(packet.l3 - 18, 0)
         return size > self.world.mtu and any(way[0] != result.ifindex for way in ways)
 
     def give_up(self, packet, result):

@@ -143,8 +143,9 @@ def test_from_one_interface_to_another_is_a_redirect(balancer, family, service, 
 def test_a_frame_too_big_for_another_interface_is_dropped(balancer, family, service, other_ifindex):
     [packet] = service.packets(family, 1, payload=b"")
     headers = len(packet.ip_packet)
-    fits, too_big = (packet.but(payload=bytes(size - headers)) for size in (1500, 1501))
     for tags in TAGS.values():
+        most = 1500 - 4 * max(len(tags) - 1, 0)  # the kernel's xdp_ok_fwd_dev() leaves room for one
+        fits, too_big = (packet.but(payload=bytes(size - headers)) for size in (most, most + 1))
         frame = fits.but(tags=tags).frame
         assert balancer.run(frame, other_ifindex).verdict == Verdict.REDIRECT
         with balancer.counting() as added:
