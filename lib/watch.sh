@@ -123,6 +123,7 @@ watch_wait() {
 	while read -r -t 0 -u "$RESULTS" && read -r -u "$RESULTS" line; do watch_hear "$line"; done
 }
 
+# Of a list or a report that was given up the number is another's.
 watch_hear() { # LINE
 	local word key why
 	read -r word key why <<<"$1"
@@ -132,9 +133,9 @@ watch_hear() { # LINE
 	done) watch_batch_done "$key" ;;
 	short) watch_batch_short "$key" "$why" ;;
 	late) watch_warn late "${why#* } was heard too late to tell whether $key members answer: this machine is overloaded" ;;
-	list) watch_listed "$key" "$why" ;;
+	list) [[ $key != "$LIST_NUMBER" ]] || watch_listed "${why% *}" "${why#* }" ;;
 	look) [[ $key == "$LOOKED" ]] || LIST_WANTED=1 ;;
-	report) watch_reported "$key" ;;
+	report) [[ $key != "$REPORT" ]] || watch_reported "$why" ;;
 	way) watch_way_made "$key" "$why" ;;
 	hook) watch_hook_done "$key" "$why" ;;
 	esac
@@ -215,7 +216,7 @@ watch_list() { # NUMBER OLD KEPT
 	sum=$(watch_sum)
 	"$SELF" -i "$INSTANCE" health >"$dir/list" 2>"$dir/said" </dev/null || status=$?
 	((status)) || LIST=$dir awk -f "$HERE/lib/watch_list.awk" -v NONCE="$NONCE" -v GROUP_SIZE="$WATCH_GROUP" "$dir/list" >"$dir/arrays" || status=$?
-	echo "list $status ${sum%% *}" >&"$SAY"
+	echo "list $1 $status ${sum%% *}" >&"$SAY"
 }
 
 watch_listed() { # STATUS SUM

@@ -99,16 +99,17 @@ watch_report() {
 
 watch_report_run() { # LINES
 	local status=0
-	printf '%s' "$1" | "$SELF" -i "$INSTANCE" health - >"$WORK/reported" 2>"$WORK/said-report" || status=$?
-	echo "report $status" >&"$SAY"
+	rm -f "$WORK"/reported.* "$WORK"/said.* 2>/dev/null || true # of those before
+	printf '%s' "$1" | "$SELF" -i "$INSTANCE" health - >"$WORK/reported.$REPORT" 2>"$WORK/said.$REPORT" || status=$?
+	echo "report $REPORT $status" >&"$SAY"
 }
 
 watch_reported() { # STATUS
-	local key said=''
+	local key said='' reported=$WORK/reported.$REPORT
+	(($1 == 0)) || read -r said 2>/dev/null <"$WORK/said.$REPORT" || true
 	REPORT='' LIST_WANTED=1
-	(($1 == 0)) || read -r said 2>/dev/null <"$WORK/said-report" || true
-	if [[ -s $WORK/reported || $1 == 3 ]]; then
-		watch_tell
+	if [[ -s $reported || $1 == 3 ]]; then
+		watch_tell "$reported"
 		(($1 == 0)) || watch_warn reported "what was found is noted, but not all is done that follows: ${said:-exit status $1}"
 	elif (($1)); then
 		watch_warn report "what was found could not be noted, and will be again: ${said:-exit status $1}"
@@ -123,7 +124,7 @@ watch_reported() { # STATUS
 }
 
 # A line for each member that has changed, and its hooks.
-watch_tell() {
+watch_tell() { # FILE
 	local key name endpoint state why id
 	local -A keys=()
 	for key in "${!REPORTING[@]}"; do keys["${CHECK_NAME[${key%:*}]:-} ${ENDPOINT[$key]%% *}"]=$key; done
@@ -134,7 +135,7 @@ watch_tell() {
 		printf '%s %s in %s: %s\n' "$endpoint" "$state" "$name" "$why$(watch_more "$key" "$state")" >&2 || true
 		LAST_WHY[$id]="$endpoint $state: $why"
 		[[ -z ${HOOK["$id:change"]:-} || ${MEMBER[$key]:-} == *' down' ]] || CHANGES[$id]+="$LIST_NUMBER $endpoint $state $why"$'\n'
-	done <"$WORK/reported"
+	done <"$1"
 }
 
 # What else there is to say of a change.
