@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The control programs that end the memory of flows: ring_sweep, when ring slots may stand still again, and
- * flows_forget, when a backend is deleted.
+ * The control programs that end the memory of flows: ring_sweep, when ring slots may stand still again, flows_sweep,
+ * where flows in mode nat are over, and flows_forget, when a backend is deleted.
  */
 #ifndef CONTROL_SWEEP_H
 #define CONTROL_SWEEP_H
@@ -111,6 +111,51 @@ int ring_sweep(void *unused)
 	bpf_for_each_map_elem(&flows, sweep_forget, NULL, 0);
 	state->moving = work->moving;
 	state->remembered = work->remembered;
+	return 0;
+}
+
+/*
+ * In mode nat, by the reply's entry, which either side's packets keep young: is the flow over, and nothing goes on that might come
+ * again? An idle TCP connection might, and keeps its entries unless others need the room.
+ */
+static __always_inline bool sweep_is_ended(const struct settings *conf, const struct flow_key *key,
+					   const struct flow *reply)
+{
+	bool may_go_on = key->protocol == IPPROTO_TCP && reply->state & FLOW_ESTABLISHED &&
+			 !flow_is_closed(reply);
+
+	return reply->direction == FLOW_TO_CLIENT && !may_go_on &&
+	       flow_is_over(conf, reply, key->protocol, false);
+}
+
+static long sweep_ended(void *map, const struct flow_key *key, const struct flow *reply,
+			void *unused)
+{
+	struct flow_key own = flow_key_now(key), client;
+	struct settings *conf = settings_get();
+	struct flow *flow;
+
+	if (!conf || !sweep_is_ended(conf, &own, reply))
+		return 0;
+	flow_key_of_other(&client, reply, own.protocol);
+	flow = bpf_map_lookup_elem(&flows, &client);
+	if (flow && flow_is_answered_by(flow, &own)) {
+		if (!flow_is_over(conf, flow, own.protocol, false))
+			return 0;
+		bpf_map_delete_elem(&flows, &client);
+	}
+	bpf_map_delete_elem(&flows, &own);
+	return 0;
+}
+
+/*
+ * Both entries of flows in mode nat that are over, so that in a full table what others need room for are these, and not
+ * connections that are idle. What packets lead the walk past is there for the next one. Always returns 0.
+ */
+SEC("syscall")
+int flows_sweep(void *unused)
+{
+	bpf_for_each_map_elem(&flows, sweep_ended, NULL, 0);
 	return 0;
 }
 

@@ -269,9 +269,7 @@ static __always_inline void nat_note_end(struct flow *reply, const struct flow_k
 	flow_key_of_other(&key, reply, tuple->protocol);
 	flow = bpf_map_lookup_elem(&flows, &key);
 	__sync_fetch_and_or(&reply->state, state);
-	if (!flow || flow->source_port != tuple->destination_port ||
-	    !addr_equal(&flow->source, &tuple->destination) ||
-	    !addr_equal(&flow->destination, &tuple->source))
+	if (!flow || !flow_is_answered_by(flow, tuple))
 		return;
 	flow->seen = reply->seen;
 	__sync_fetch_and_or(&flow->state, state);

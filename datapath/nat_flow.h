@@ -133,6 +133,15 @@ static __always_inline bool flow_leads_from(const struct flow *reply, const stru
 	       addr_equal(&reply->destination, &tuple->source);
 }
 
+/* Is the client's entry of the flow whose backend's packets are as `tuple`? It may be another flow's by now. */
+static __always_inline bool flow_is_answered_by(const struct flow *flow,
+						const struct flow_key *tuple)
+{
+	return flow->source_port == tuple->destination_port &&
+	       addr_equal(&flow->source, &tuple->destination) &&
+	       addr_equal(&flow->destination, &tuple->source);
+}
+
 /* Of two entries under the same key: are they of the same flow? */
 static __always_inline bool nat_same_rewrite(const struct flow *a, const struct flow *b)
 {

@@ -126,7 +126,9 @@ verb_sweep() {
 	(($# == 0)) || misuse "sweep takes no words, and '$1' is one"
 	change_begin
 	change_now sweep
+	[[ ! -e $CONTROL/flows_sweep ]] || control_run flows_sweep "flows that are over could not be swept" # an older object has none
 	change_leave
+	maps_flush
 }
 
 change_leave() {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Flows in mode nat: what the balancer knows of their state, and whom their source ports go to."""
 import contextlib
+import socket
 
 import pytest
 
@@ -19,7 +20,7 @@ from checks import (
     send_on,
     send_or_drop,
 )
-from frames import DNS, LB, SERVERS, WEB, Host, answer
+from frames import DNS, LB, PING, SERVERS, WEB, Host, answer
 
 ESTABLISHED, FIN_CLIENT, FIN_BACKEND, RESET, ANSWERED = 1, 2, 4, 8, 16  # enum flow_state
 CLOSED = FIN_CLIENT | FIN_BACKEND
@@ -167,6 +168,50 @@ def test_what_comes_after_a_timeout_is_a_new_flow_and_may_go_elsewhere(balancer,
         assert states(balancer, packet, again) == [0, 0]
     finally:
         balancer.lb("backend", *words)
+
+
+IDLE_OR_CLOSED = IDLE | {
+    "tcp, closed": (WEB, (*OPEN, ">FA", "<FA", ">A"), "tcp_closed_timeout"),
+    "tcp, reset": (WEB, (*OPEN, "<R"), "tcp_closed_timeout"),
+    "tcp, half closed": (WEB, (*OPEN, ">FA"), "tcp_timeout"),
+    "ping": (PING, (), "echo_timeout"),
+}
+
+
+@both_families
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize("idle", cases(IDLE_OR_CLOSED))
+def test_a_sweep_takes_what_is_over_and_no_connection_that_may_go_on(balancer, family, idle):
+    service, steps, timeout = idle
+    [packet] = service.packets(family, 1)
+    [sent] = [converse(balancer, packet, *steps)] if steps else send(balancer, packet)
+    if steps is None:
+        age(balancer, packet, sent, 2)
+        send(balancer, packet)
+    age(balancer, packet, sent, balancer.settings[timeout] - 1)
+    balancer.lb("sweep")
+    assert all(balancer.flow(key) for key in keys(balancer, packet, sent))
+    age(balancer, packet, sent, 2)
+    balancer.lb("sweep")
+    stays = timeout == "tcp_timeout"
+    assert [bool(balancer.flow(key)) for key in keys(balancer, packet, sent)] == [stays, stays]
+    if stays:
+        forget(balancer, packet, sent)
+
+
+@both_families
+@pytest.mark.usefixtures("slow_clock")
+def test_a_sweep_leaves_a_clients_entry_that_is_another_flows_by_now(balancer, family):
+    [packet] = DNS.packets(family, 1)
+    [sent] = send(balancer, packet)
+    clients, backends = keys(balancer, packet, sent)
+    balancer.age_flow(backends, balancer.settings["udp_new_timeout"] + 1)
+    balancer.lb("sweep")  # the client is heard
+    assert balancer.flow(clients) and balancer.flow(backends)
+    balancer.change("flows", clients, "flow", source_port=socket.htons(sent.sport ^ 1))
+    balancer.lb("sweep")
+    assert balancer.flow(clients) and not balancer.flow(backends)
+    balancer.forget_flow(clients)
 
 
 @both_families
