@@ -115,41 +115,51 @@ int ring_sweep(void *unused)
 }
 
 /*
- * In mode nat, by the reply's entry, which either side's packets keep young: is the flow over, and nothing goes on that might come
- * again? An idle TCP connection might, and keeps its entries unless others need the room.
+ * Of an entry of mode nat: is it over, and nothing goes on that might come again? An idle TCP connection might, and keeps its entries
+ * unless others need the room.
  */
 static __always_inline bool sweep_is_ended(const struct settings *conf, const struct flow_key *key,
-					   const struct flow *reply)
+					   const struct flow *flow)
 {
-	bool may_go_on = key->protocol == IPPROTO_TCP && reply->state & FLOW_ESTABLISHED &&
-			 !flow_is_closed(reply);
+	bool may_go_on = key->protocol == IPPROTO_TCP && flow->state & FLOW_ESTABLISHED &&
+			 !flow_is_closed(flow);
 
-	return reply->direction == FLOW_TO_CLIENT && !may_go_on &&
-	       flow_is_over(conf, reply, key->protocol, false);
+	return !may_go_on && flow_is_over(conf, flow, key->protocol, false);
 }
 
-static long sweep_ended(void *map, const struct flow_key *key, const struct flow *reply,
+/*
+ * The reply's entry decides, which either side's packets keep young. A client's entry that has none any more, as another flow has its
+ * port by now, or as it had to make room, is nobody's.
+ */
+static long sweep_ended(void *map, const struct flow_key *key, const struct flow *flow,
 			void *unused)
 {
-	struct flow_key own = flow_key_now(key), client;
+	bool is_reply = flow->direction == FLOW_TO_CLIENT;
+	struct flow_key own = flow_key_now(key), other_key;
 	struct settings *conf = settings_get();
-	struct flow *flow;
+	struct flow *other;
 
-	if (!conf || !sweep_is_ended(conf, &own, reply))
+	if (!conf || !(is_reply || flow->direction == FLOW_TO_BACKEND) ||
+	    !sweep_is_ended(conf, &own, flow))
 		return 0;
-	flow_key_of_other(&client, reply, own.protocol);
-	flow = bpf_map_lookup_elem(&flows, &client);
-	if (flow && flow_is_answered_by(flow, &own)) {
-		if (!flow_is_over(conf, flow, own.protocol, false))
+	flow_key_of_other(&other_key, flow, own.protocol);
+	other = bpf_map_lookup_elem(&flows, &other_key);
+	if (!is_reply) {
+		if (!other || !flow_leads_from(other, &own))
+			bpf_map_delete_elem(&flows, &own);
+		return 0;
+	}
+	if (other && flow_is_answered_by(other, &own)) {
+		if (!flow_is_over(conf, other, own.protocol, false))
 			return 0;
-		bpf_map_delete_elem(&flows, &client);
+		bpf_map_delete_elem(&flows, &other_key);
 	}
 	bpf_map_delete_elem(&flows, &own);
 	return 0;
 }
 
 /*
- * Both entries of flows in mode nat that are over, so that in a full table what others need room for are these, and not
+ * All entries of flows in mode nat that are over, so that in a full table what others need room for are these, and not
  * connections that are idle. What packets lead the walk past is there for the next one. Always returns 0.
  */
 SEC("syscall")

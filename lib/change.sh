@@ -128,7 +128,6 @@ verb_sweep() {
 	change_now sweep
 	[[ ! -e $CONTROL/flows_sweep ]] || control_run flows_sweep "flows that are over could not be swept" # an older object has none
 	change_leave
-	maps_flush
 }
 
 change_leave() {

@@ -66,12 +66,12 @@ device_require() {
 
 # What is not of this instance. The other one's is not to be taken off as if it were somebody's.
 program_foreign() { # DEV ID
-	local program others
-	program=$(bpftool -j prog show id "$2" | jq -r '"\(.name // "without name") (id \(.id))"')
-	others=$(instance_others)
-	if [[ $program == xdp_@(lb|decap)' '* && -n $others ]]; then
-		echo "the XDP program of another instance; those that are up: $others"
+	local program other
+	other=$(instance_of_program "$2")
+	if [[ -n $other ]]; then
+		echo "the XDP program of another instance, '$other'"
 	else
+		program=$(bpftool -j prog show id "$2" | jq -r '"\(.name // "without name") (id \(.id))"')
 		echo "somebody else's XDP program: $program. To take it off: ip link set dev $1 xdp${LINK_MODE[$1]} off"
 	fi
 }
@@ -161,8 +161,7 @@ up_undo() {
 }
 
 verb_down() {
-	local device
-	local others
+	local device others
 	lock_all
 	state_read
 	if (($# == 0)) && ! instance_exists; then

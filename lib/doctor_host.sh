@@ -101,13 +101,13 @@ devices_needed() {
 
 # Somebody else's on an interface that we need, and ours on none.
 doctor_program() {
-	local device others
+	local device other
 	devices_needed
 	for device in "${NEEDED[@]}"; do
 		[[ -n ${LINK_PROGRAM[$device]:-} && -z ${PROGRAMS[${LINK_PROGRAM[$device]}]:-} ]] || continue
-		others=$(instance_others)
-		if [[ ${LINK_PROGRAM_NAME[$device]} == xdp_@(lb|decap) && -n $others ]]; then
-			finding problem "$device has the program of another instance; those that are up: $others" \
+		other=$(instance_of_program "${LINK_PROGRAM[$device]}")
+		if [[ -n $other ]]; then
+			finding problem "$device has the program of another instance, '$other'" \
 				"An interface has one, so this balancer sees none of its packets."
 			continue
 		fi

@@ -169,7 +169,7 @@ doctor_backends() {
 				"$(backend_commands "$backend")"
 		elif [[ -z ${ADDRESS_DEVICE[${BACKEND_SOURCE[$backend]}]:-} ]]; then
 			finding problem "backend $backend: packets to it have the source ${BACKEND_SOURCE[$backend]}, which is no address of this host any more" \
-				"Its answers go nowhere." "$LB sweep"
+				"Its answers go nowhere." "$(backend_commands "$backend")"
 		elif [[ -z ${ATTACHED[$device]:-} && -z ${told[$device]:-} && ,$modes, == *,@(nat|dnat),* && ${#ATTACHED[@]} -gt 0 ]]; then
 			told[$device]=1
 			finding problem "backend $backend is reached by $device, where the balancer is not" "In modes nat and dnat replies must come back through it." "$LB up $device"

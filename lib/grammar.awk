@@ -689,7 +689,7 @@ function command_within(text) {
 }
 
 # All lines of a file, shown under this name; `inside` are the files that it is included by, with line breaks around.
-function read_file(path, name, inside,    n, text, result, number, word, quoted) {
+function read_file(path, name, inside,    n, text, result, number, word, quoted, command) {
 	if (index(inside, "\n" name "\n"))
 		return misuse("'" name "' includes itself")
 	if (split(inside, word, "\n") > MOST_INCLUDES)
@@ -709,7 +709,8 @@ function read_file(path, name, inside,    n, text, result, number, word, quoted)
 		if (!n)
 			continue
 		if (word[1] != "include") {
-			if (is_plain(command_within(text)))
+			command = command_within(text)
+			if (command !~ /'/ || is_plain(command)) # else the shell sees the same words
 				line_read(n, word)
 			continue
 		}

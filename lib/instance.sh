@@ -101,6 +101,18 @@ instance_others() {
 	instance_list | { grep -vxF -- "$INSTANCE" || true; } | paste -sd' '
 }
 
+# Prints the one whose maps the program of that id works with, or nothing.
+instance_of_program() { # ID
+	local maps instance map id
+	maps=" $(bpftool -j prog show id "$1" | jq -r '.map_ids // [] | join(" ")') "
+	for instance in $(instance_list); do
+		for map in targets decap_addresses; do
+			id=$(bpftool -j map show pinned "$ROOT/$instance/tc/globals/$map" 2>/dev/null | jq .id) || true
+			[[ -z $id || $maps != *" $id "* ]] || { echo "$instance" && return; }
+		done
+	done
+}
+
 # One that another version made has other maps.
 instance_require_version() {
 	local map

@@ -193,8 +193,11 @@ function plan_routes(    i, endpoint, words, address, is_lost, lost) {
 		address = backend["new", endpoint, "address"]
 		if (!(("new", endpoint) in is_backend))
 			continue
-		# Where there is none yet to take its place it may come again, with its interface.
-		if ((endpoint in lost) && route_type[address] == "unicast" && route_source[address] != "")
+		# Where there is none yet to take its place it may come again, with its interface; and a router is none to take the
+		# place of an interface that it was on itself.
+		split(backend_row[endpoint], words, " ")
+		if ((endpoint in lost) && route_type[address] == "unicast" && route_source[address] != "" && \
+			!(words[7] == address && route_nexthop[address] != address && link_name(words[6]) ~ /^#/))
 			touched_backend[endpoint] = 1
 		if (!(endpoint in backend_where)) { # which no line is about
 			if ((endpoint in touched_backend) && route_type[address] != "unicast")

@@ -174,7 +174,7 @@ lb.sh: $CONF:3: '10.0.0.256' is not an address: 10.0.0.2 would be, or 2001:db8::
 		run -2 --separate-stderr "$TOP/lb.sh" check "$CONF"
 		[[ $stderr == "lb.sh: $CONF:2: "*" cannot be kept"* ]]
 	done
-	printf 'service web tcp 10.0.0.20:80\n\ton\tchange  web  echo a b\t # so\ncheck  web\texec interval 2  run echo a\n' >"$CONF"
+	printf 'service web tcp 10.0.0.20:80\n\ton\tchange  web  echo a b\t # so\ncheck  web\texec interval 2  run echo  a\n' >"$CONF"
 	run -0 "$TOP/lb.sh" check "$CONF"
 	[[ -z $output ]]
 }

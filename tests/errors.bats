@@ -400,7 +400,7 @@ copy_command() {
 
 @test "the program of another instance is not called somebody else's" {
 	run -1 --separate-stderr lb -i "${PREFIX}second" up veth6
-	says "'veth6' has the XDP program of another instance; those that are up: "
+	says "'veth6' has the XDP program of another instance, '${PREFIX}lb'"
 }
 
 # A second balancer, which must not come to be.

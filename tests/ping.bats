@@ -421,6 +421,7 @@ kept_on() { # DEV: the next hop of that backend, by the kernel, for us
 
 @test "an interface that leads to a backend goes and comes again: commands do what they say all the time" {
 	make_veth8
+	on lb ip route add default via 10.0.0.1
 	balance 10.0.0.2 10.99.0.2
 	kept_on veth8
 	ip -n "${PREFIX}lb" link del veth8
@@ -433,6 +434,7 @@ kept_on() { # DEV: the next hop of that backend, by the kernel, for us
 	lb backend del 10.99.0.2
 	run -1 kept_on veth8
 	ip -n "${PREFIX}lb" link del veth8
+	on lb ip route del default
 }
 
 has_address() { # ADDRESS

@@ -201,17 +201,33 @@ def test_a_sweep_takes_what_is_over_and_no_connection_that_may_go_on(balancer, f
 
 @both_families
 @pytest.mark.usefixtures("slow_clock")
-def test_a_sweep_leaves_a_clients_entry_that_is_another_flows_by_now(balancer, family):
+def test_a_sweep_leaves_what_is_anothers_by_now_and_takes_what_nothing_leads_to(balancer, family):
     [packet] = DNS.packets(family, 1)
     [sent] = send(balancer, packet)
     clients, backends = keys(balancer, packet, sent)
-    balancer.age_flow(backends, balancer.settings["udp_new_timeout"] + 1)
+    over = balancer.settings["udp_new_timeout"] + 1
+    balancer.age_flow(backends, over)
     balancer.lb("sweep")  # the client is heard
     assert balancer.flow(clients) and balancer.flow(backends)
     balancer.change("flows", clients, "flow", source_port=socket.htons(sent.sport ^ 1))
     balancer.lb("sweep")
     assert balancer.flow(clients) and not balancer.flow(backends)
-    balancer.forget_flow(clients)
+    balancer.age_flow(clients, over)
+    balancer.lb("sweep")
+    assert not balancer.flow(clients)
+
+
+@both_families
+@pytest.mark.usefixtures("two_ports")
+def test_a_sweep_takes_the_entry_of_a_client_whose_port_is_anothers(balancer, family):
+    taken, left_over = fill(balancer, DNS, family)
+    (packet, sent), *_ = taken
+    age(balancer, packet, sent, balancer.settings["udp_new_timeout"] + 1)
+    [(heir, new)] = try_again(balancer, left_over)
+    assert new.sport == sent.sport and balancer.flow(keys(balancer, packet, sent)[0])
+    balancer.lb("sweep")
+    assert not balancer.flow(keys(balancer, packet, sent)[0])
+    assert all(balancer.flow(key) for key in keys(balancer, heir, new))
 
 
 @both_families
