@@ -37,7 +37,7 @@ usage() {
 
 		quick: a few tests, and the object of the usual clang only. loads: no tests, which makes the table of
 		docs/kernels.md in a minute. KERNEL: 6.1, for example (${KERNELS[*]}).
-		It takes two or three hours, quick less than three minutes. What a file's tests print is shown when all of them are
+		It takes one or two hours, quick some three minutes. What a file's tests print is shown when all of them are
 		done, and comes to the directory that is named until then.
 	EOF
 }
