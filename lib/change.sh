@@ -17,6 +17,14 @@ config_running() {
 	config "$@" < <(state_dump)
 }
 
+# config_ask TASK...: sets REPLY to what config_running prints, or ends as it does.
+config_ask() {
+	local status=0
+	REPLY=$(config_running "$@") || status=$?
+	config_is_ours "$REPLY"
+	((status == 0)) || exit "$status"
+}
+
 # Stops where that is of an instance in another network namespace, of which nothing else is printed.
 config_is_ours() { # WHAT CONFIG_RUNNING PRINTED
 	[[ $1 != foreign* ]] || { STATE_NETNS=${1#foreign } && instance_require_netns; }

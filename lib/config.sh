@@ -29,12 +29,10 @@ verb_check() {
 # Sets SAVED to what is running, in canonical order; with `seed` its seed in any case. It wants a lock, as what is half done is
 # nobody's configuration.
 config_save() {
-	local status=0
 	instance_require_pins
 	instance_require_version
-	SAVED=$(config_running save "$@") || status=$?
-	config_is_ours "$SAVED"
-	((status == 0)) || exit "$status"
+	config_ask save "$@"
+	SAVED=$REPLY
 }
 
 # The same, and there is no lock any more: who reads it may want one.

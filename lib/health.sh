@@ -5,14 +5,11 @@
 # member whose health that changes, a line. Without words: what there is to be checked, for lib/watch.sh; told SERVICE up|down:
 # what its hooks were told.
 verb_health() {
-	local report status=0
 	if (($# == 0)); then
 		instance_require_pins
 		instance_require_version
-		report=$(config_running report) || status=$?
-		config_is_ours "$report"
-		((status == 0)) || exit "$status"
-		[[ -z $report ]] || printf '%s\n' "$report"
+		config_ask report
+		[[ -z $REPLY ]] || printf '%s\n' "$REPLY"
 	elif [[ $* == - ]]; then
 		config_file health -
 		change_begin

@@ -207,7 +207,6 @@ function plan_routes(    i, endpoint, words, address, is_lost, lost) {
 			continue
 		}
 		WHERE = backend_where[endpoint]
-		split(backend_row[endpoint], words, " ")
 		if (route_type[address] == "local" || is_own(address))
 			refuse("'" address "' is an address of this host: a backend is another one")
 		else if (endpoint in touched_backend) {
